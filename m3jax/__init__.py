@@ -1,0 +1,35 @@
+"""Train, merge, evaluate and use text-embedding models in JAX.
+
+Everything is imported when it is first used: `import m3jax.losses` needs jax only.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from m3jax import losses
+    from m3jax.inference import scores
+    from m3jax.inference.embedder import Embedder
+
+__version__ = "0.1.0"
+__all__ = ["Embedder", "losses", "scores"]
+
+_PUBLIC = {
+    "Embedder": ("m3jax.inference.embedder", "Embedder"),
+    "losses": ("m3jax.losses", None),
+    "scores": ("m3jax.inference.scores", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'm3jax' has no attribute '{name}'")
+    module, attribute = _PUBLIC[name]
+    found = importlib.import_module(module)
+    return found if attribute is None else getattr(found, attribute)
+
+
+def __dir__() -> list[str]:
+    """List the public names for completion."""
+    return [*__all__, "__version__"]

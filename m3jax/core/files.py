@@ -1,0 +1,75 @@
+"""Files that are either whole or not there."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it into place.
+
+    Args:
+        path: where the file goes; its folder must exist.
+        text: the whole content, written as UTF-8.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_text(folder / "a.txt", "whole")
+        >>> [file.name for file in folder.iterdir()]
+        ['a.txt']
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder; it takes the place of `path` only when all went well.
+
+    Args:
+        path: the final name; a folder that is there already is replaced.
+
+    Yields:
+        The temporary folder, beside `path`.
+
+    Raises:
+        OSError: the parent cannot be written to, or the disk is full.
+
+    Example:
+        >>> root = Path(tempfile.mkdtemp())
+        >>> with new_folder(root / "model") as folder:
+        ...     _ = (folder / "config.json").write_text("{}")
+        >>> (root / "model" / "config.json").exists()
+        True
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed process
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    )
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            old = path.with_name(f".{path.name}.old.tmp")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

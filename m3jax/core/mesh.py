@@ -1,0 +1,139 @@
+"""Devices as a mesh of three axes, and parameters laid out on it by their names."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from m3jax.core import tree
+from m3jax.core.errors import InputError
+from m3jax.core.types import Params
+
+AXES = ("data", "fsdp", "tensor")
+# The rows of a batch are divided over both; `tensor` sees every row.
+BATCH_AXES = ("data", "fsdp")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are divided; one axis may be -1, for what is left."""
+
+    data: int = -1
+    """Copies of the model, each with its part of the batch."""
+    fsdp: int = 1
+    """Devices that share one copy of the parameters and divide the batch too."""
+    tensor: int = 1
+    """Devices that divide each matrix product."""
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange devices as `data x fsdp x tensor`.
+
+    Args:
+        config: sizes of the axes.
+        devices: the devices to use; all of them by default.
+
+    Returns:
+        A mesh whose axes are all `Auto`: the compiler propagates shardings.
+
+    Raises:
+        InputError: the sizes do not multiply to the number of devices.
+
+    Example:
+        >>> make_mesh(MeshConfig(), jax.devices()[:1]).shape["data"]
+        1
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise InputError(
+            "positive sizes, at most one of them -1", asked, where="mesh axes"
+        )
+    fixed = math.prod(size for size in sizes if size > 0)
+    sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
+    if math.prod(sizes) != len(devices):
+        raise InputError(
+            f"mesh axes whose product is the number of devices, {len(devices)}",
+            asked,
+            where="mesh",
+            do="Leave one axis at -1 to take what is left.",
+        )
+    # Explicit axes, jax's default, refuse nn.Embed with sharded weights.
+    return jax.make_mesh(
+        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over data and fsdp, everything else whole.
+
+    Example:
+        >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        >>> batch_sharding(mesh).spec
+        P(('data', 'fsdp'),)
+    """
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are divided.
+
+    Example:
+        >>> batch_shards(make_mesh(MeshConfig(), jax.devices()[:1]))
+        1
+    """
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device.
+
+    Example:
+        >>> replicated(make_mesh(MeshConfig(), jax.devices()[:1])).spec
+        P()
+    """
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shardings(mesh: Mesh, params: Params, rules: Mapping[str, PartitionSpec]) -> Params:
+    """Give every parameter the sharding of the first rule that its path matches.
+
+    Args:
+        mesh: the devices.
+        params: parameters, or their shapes.
+        rules: path regex -> partition of the leaf's dimensions.
+
+    Returns:
+        A tree like `params`, of `NamedSharding`.
+
+    Raises:
+        InputError: a parameter matches no rule, or an axis does not divide it.
+
+    Example:
+        >>> import numpy as np
+        >>> mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        >>> tree = {"norm": {"scale": np.ones(4)}}
+        >>> shardings(mesh, tree, {"norm": PartitionSpec()})["norm"]["scale"].spec
+        P()
+    """
+    specs = tree.assign(params, rules)
+    paths = tree.paths(params)
+    for name, spec in tree.paths(specs).items():
+        shape = paths[name].shape
+        for size, axes in zip(shape, spec, strict=False):
+            names = (axes,) if isinstance(axes, str) else axes or ()
+            parts = math.prod(mesh.shape[axis] for axis in names)
+            if size % parts:
+                raise InputError(
+                    f"a size that the mesh axes {'x'.join(names)}={parts} divide",
+                    f"{size} in shape {tuple(shape)}",
+                    where=f"parameter {name}",
+                )
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+    )

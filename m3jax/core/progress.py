@@ -1,0 +1,44 @@
+"""A bar for long work; on a terminal only."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def bar(
+    description: str, total: int, unit: str, *, show: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Show how far a piece of work is, on stderr, and leave no trace of it.
+
+    Args:
+        description: what is being done.
+        total: units in all.
+        unit: what is counted, e.g. "texts".
+        show: False keeps quiet.
+
+    Yields:
+        A function to call with the number of units that were just finished.
+
+    Example:
+        >>> with bar("encode", 3, "texts", show=False) as advance:
+        ...     advance(3)
+    """
+    if not show or not sys.stderr.isatty():
+        yield lambda units: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn(unit),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(
+        *columns, console=Console(stderr=True), transient=True
+    ) as shown:
+        task = shown.add_task(description, total=total)
+        yield lambda units: shown.advance(task, units)

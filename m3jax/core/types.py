@@ -1,0 +1,69 @@
+"""The values that pass between levels, and the letters that name their dimensions.
+
+One key for jaxtyping, einsum and einops:
+
+    b  queries in the batch          g  passages of a query, the positive first
+    q  queries being scored          p  passages being scored
+    l  tokens                        i  j  token vectors of a query, of a passage
+    d  hidden width                  e  embedding width
+    h  k  heads, key-value heads     c  head width
+    f  mlp width                     v  vocabulary
+    y  layers                        n  chunks or sub-batches
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+# A leaf may be an array, a tracer, a shape or a sharding, as in every jax tree.
+Leaf = Any
+Params = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of padded texts.
+
+    Attributes:
+        ids: int32 `[... l]`.
+        mask: bool `[... l]`, True where a token is real.
+    """
+
+    ids: Leaf
+    mask: Leaf
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Embeddings:
+    """What a model says about texts; a head that was not asked for is None.
+
+    Attributes:
+        dense: float32 `[... e]`, of length 1.
+    """
+
+    dense: Leaf | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """One training batch; `b` is sharded over the mesh axes data and fsdp.
+
+    Attributes:
+        query: tokens `[b l]`.
+        passage: tokens `[b g l]`, the positive first.
+        where: bool `[b g]`, False where a query has no such passage.
+        query_ids: uint32 `[b 2]`, content hash of each query.
+        passage_ids: uint32 `[b g 2]`, content hash of each passage.
+        row: int32 `[b]`, row of the training set.
+    """
+
+    query: Tokens
+    passage: Tokens
+    where: Leaf
+    query_ids: Leaf
+    passage_ids: Leaf
+    row: Leaf

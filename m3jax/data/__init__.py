@@ -1,0 +1,1 @@
+"""From files to rows: records, sources and the built-in set."""

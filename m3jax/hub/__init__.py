@@ -1,0 +1,1 @@
+"""Weights and folders: published names and layouts, in and out."""

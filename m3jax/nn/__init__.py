@@ -1,0 +1,1 @@
+"""Encoders and heads in Flax Linen, and the pure function that applies them."""

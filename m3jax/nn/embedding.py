@@ -1,0 +1,140 @@
+"""An encoder with its heads, and the one pure function that everything calls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from m3jax.core.errors import InputError
+from m3jax.core.types import Embeddings, Params, Tokens
+from m3jax.nn import heads
+from m3jax.nn.bert import Bert, BertConfig
+
+OUTPUTS = ("dense",)
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """An embedding model: encoder and heads."""
+
+    encoder: BertConfig = field(default_factory=BertConfig)
+    pooling: Literal["cls", "mean", "last"] = "mean"
+    """How the dense vector comes from the states: first token, mean, last token."""
+
+
+class EmbeddingModule(nn.Module):
+    """Encoder and heads."""
+
+    config: EmbeddingConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Tokens,
+        *,
+        outputs: Sequence[str] = OUTPUTS,
+        rows: Int[Array, " b"] | None = None,
+    ) -> Embeddings:
+        """Embed padded texts; see `embed`."""
+        unknown = sorted(set(outputs) - set(OUTPUTS))
+        if unknown or not outputs:
+            raise InputError(
+                f"one or more of {', '.join(OUTPUTS)}",
+                ", ".join(unknown) or "none",
+                where="outputs",
+            )
+        hidden = Bert(self.config.encoder, name="encoder")(tokens, rows)
+        return Embeddings(dense=heads.dense(hidden, tokens.mask, self.config.pooling))
+
+
+def init(module: EmbeddingModule, rng: jax.Array) -> Params:
+    """Random parameters, float32.
+
+    Example:
+        >>> config = EmbeddingConfig(BertConfig(8, 4, 1, 1, 8, 4))
+        >>> sorted(init(EmbeddingModule(config), jax.random.key(0)))
+        ['encoder']
+    """
+    ids = jnp.zeros((1, 1), jnp.int32)
+    return module.init(rng, Tokens(ids, ids == 0))["params"]
+
+
+def embed(
+    module: EmbeddingModule,
+    params: Params,
+    tokens: Tokens,
+    *,
+    outputs: Sequence[str] = OUTPUTS,
+    rng: jax.Array | None = None,
+    rows: Int[Array, " b"] | None = None,
+    sub_batches: int = 1,
+) -> Embeddings:
+    """Texts to embeddings; the same function in training, evaluation and serving.
+
+    With n sub-batches the texts are encoded one n-th at a time and only their
+    embeddings are kept; the backward pass encodes each part again. This is GradCache
+    in two words of JAX, `scan` and `checkpoint`: value and gradient are those of
+    n = 1, whatever the loss does with the embeddings afterwards.
+
+    Args:
+        module: the model.
+        params: its parameters.
+        tokens: ids and mask `[b l]`.
+        outputs: heads to compute.
+        rng: key for dropout; None = no dropout.
+        rows: one number a text that decides its dropout mask; counted by default.
+        sub_batches: n; divides b, and b / n is divided by the batch's shards.
+
+    Returns:
+        Embeddings of each text, float32.
+
+    Raises:
+        InputError: an unknown output, or n that does not divide b.
+
+    Source: Gao et al. 2021 (arXiv:2101.06983).
+
+    Example:
+        >>> module = EmbeddingModule(EmbeddingConfig(BertConfig(8, 4, 1, 1, 8, 4)))
+        >>> ids = jnp.array([[1, 2], [3, 0]])
+        >>> params = init(module, jax.random.key(0))
+        >>> embed(module, params, Tokens(ids, ids > 0)).dense.shape
+        (2, 4)
+    """
+    size = tokens.ids.shape[0]
+    if sub_batches < 1 or size % sub_batches:
+        raise InputError(
+            f"a positive number that divides the {size} texts",
+            f"{sub_batches}",
+            where="sub_batches",
+        )
+    if rows is None and rng is not None:
+        rows = jnp.arange(size)
+    rngs = None if rng is None else {"dropout": rng}
+
+    def apply(params: Params, tokens: Tokens, rows: jax.Array | None) -> Embeddings:
+        return module.apply(
+            {"params": params},
+            tokens,
+            outputs=outputs,
+            rows=None if rng is None else rows,
+            rngs=rngs,
+        )
+
+    if sub_batches == 1:
+        return apply(params, tokens, rows)
+
+    # (b n), not (n b): each shard then splits its own rows, and nothing is gathered.
+    parts = jax.tree.map(
+        lambda x: einops.rearrange(x, "(b n) ... -> n b ...", n=sub_batches),
+        (tokens, rows),
+    )
+    part = jax.checkpoint(apply, prevent_cse=False)
+    _, embeddings = jax.lax.scan(lambda _, x: (None, part(params, *x)), None, parts)
+    return jax.tree.map(
+        lambda x: einops.rearrange(x, "n b ... -> (b n) ..."), embeddings
+    )

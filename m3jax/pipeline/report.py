@@ -1,0 +1,177 @@
+"""What a finished run shows: a table, plots and the words on its model card."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from m3jax.core import files
+from m3jax.core.errors import InputError
+from m3jax.data.records import Retrieval
+from m3jax.evaluation.table import table
+from m3jax.hub.folder import Model
+from m3jax.inference.encode import encode
+from m3jax.nn.embedding import EmbeddingModule
+from m3jax.training.plots import write_plots
+
+RESULTS = "results.json"
+# Set -> row of the table -> metric -> value.
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has written everything that it was to write."""
+    return (folder / RESULTS).exists()
+
+
+def finish(folder: Path, results: dict[str, Any]) -> None:
+    """Write the results; from now on the run counts as finished."""
+    files.write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+
+
+def scores_at(
+    lines: Sequence[Mapping[str, Any]], name: str, *, step: int
+) -> dict[str, float]:
+    """Scores of one set at one step, from the lines of metrics.jsonl.
+
+    Example:
+        >>> scores_at([{"step": 0, "dev/mrr@10": 0.5}], "dev", step=0)
+        {'mrr@10': 0.5}
+    """
+    prefix = f"{name}/"
+    return {
+        key.removeprefix(prefix): value
+        for line in lines
+        if line["step"] == step
+        for key, value in line.items()
+        if key.startswith(prefix)
+    }
+
+
+def show(folder: Path) -> None:
+    """Print the table of a finished run, and where its parts are.
+
+    Raises:
+        InputError: results.json is damaged.
+    """
+    path = folder / RESULTS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        results, sizes = found["results"], found["sizes"]
+    except (ValueError, KeyError) as error:
+        raise InputError("the results of a run", str(error), where=str(path)) from None
+    console = Console(soft_wrap=True)
+    for name, rows in results.items():
+        console.print(table(rows, title=f"{name} set: {sizes[name]}"))
+    print(f"model   {folder / 'model'}")
+    print(f"plots   {folder / 'plots'}")
+    print(f'search  python -m m3jax.search --model {folder} "your question"')
+
+
+def card(results: Results, sizes: Mapping[str, str]) -> str:
+    """The scores of a run in Markdown, for the model card.
+
+    Args:
+        results: set -> row -> metric -> value.
+        sizes: set -> what it holds.
+
+    Returns:
+        One table a set.
+
+    Example:
+        >>> print(card({"dev": {"BM25": {"mrr@10": 0.5}}}, {"dev": "9 queries"}))
+        ## Scores, dev set (9 queries)
+        <BLANKLINE>
+        | | mrr@10 |
+        | --- | ---: |
+        | BM25 | 0.5000 |
+        <BLANKLINE>
+    """
+    lines = []
+    for name, rows in results.items():
+        metrics = list(next(iter(rows.values())))
+        lines += [f"## Scores, {name} set ({sizes[name]})", ""]
+        lines += [f"| | {' | '.join(metrics)} |"]
+        lines += [f"| --- |{' ---: |' * len(metrics)}"]
+        for row, values in rows.items():
+            numbers = " | ".join(f"{values[metric]:.4f}" for metric in metrics)
+            lines.append(f"| {row} | {numbers} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot(
+    folder: Path,
+    model: Model,
+    sets: Mapping[str, Retrieval],
+    *,
+    lines: Sequence[Mapping[str, Any]],
+    selected: int,
+    mesh: Mesh,
+) -> None:
+    """Draw the plots of a run into its folder.
+
+    Args:
+        folder: the run folder.
+        model: the trained model.
+        sets: evaluation sets; the last one gives the score histogram.
+        lines: of metrics.jsonl.
+        selected: step whose parameters the model has.
+        mesh: the devices.
+    """
+    positive = negative = None
+    if sets:
+        positive, negative = sample_scores(model, list(sets.values())[-1], mesh)
+    write_plots(
+        folder / "plots",
+        lines,
+        selected=selected,
+        positive=positive,
+        negative=negative,
+    )
+
+
+def sample_scores(
+    model: Model, data: Retrieval, mesh: Mesh, *, at_most: int = 300
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of queries with their answers, and with other passages.
+
+    Args:
+        model: any model.
+        data: queries, passages and judgements.
+        mesh: the devices.
+        at_most: queries and passages that are taken, evenly spread.
+
+    Returns:
+        float32 cosines of judged pairs, and of all other pairs.
+    """
+    queries = _spread(list(data.qrels), at_most)
+    answers = {p for q in queries for p, grade in data.qrels[q].items() if grade > 0}
+    passages = sorted(answers | set(_spread(list(data.corpus), at_most)))
+    texts = (
+        [model.prompts.query + data.queries[q] for q in queries],
+        [model.prompts.passage + data.corpus[p] for p in passages],
+    )
+    query, passage = (
+        encode(
+            EmbeddingModule(model.config),
+            model.params,
+            model.tokenizer,
+            part,
+            max_length=model.max_length,
+            mesh=mesh,
+        ).dense
+        for part in texts
+    )
+    scores = query @ passage.T
+    judged = np.array([[data.qrels[q].get(p, -1) for p in passages] for q in queries])
+    return scores[judged > 0], scores[judged == -1]
+
+
+def _spread(items: list[str], at_most: int) -> list[str]:
+    return items[:: math.ceil(len(items) / at_most)]

@@ -1,0 +1,116 @@
+"""A run folder: whose it is, and what it came from."""
+
+import json
+import platform
+import shutil
+from hashlib import blake2b
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from m3jax.core import config as configs
+from m3jax.core import files
+from m3jax.core.errors import InputError
+from m3jax.data.pipeline import Data
+
+
+def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
+    """Refuse a folder that is not a run, or a run of another config; write nothing.
+
+    Args:
+        folder: the run folder; need not exist.
+        config: the whole config, as JSON values.
+        fresh: the run is to start anew, so its config may differ.
+
+    Raises:
+        InputError: with the fields that differ.
+    """
+    if not folder.exists():
+        return
+    saved = folder / "config.json"
+    if not folder.is_dir() or (any(folder.iterdir()) and not saved.exists()):
+        raise InputError(
+            "a run folder, or none",
+            "a file" if not folder.is_dir() else "a folder with other things in it",
+            where=str(folder),
+            do="Name another --run-dir.",
+        )
+    if fresh or not saved.exists():
+        return
+    try:
+        old = json.loads(saved.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError("JSON", str(error), where=str(saved)) from None
+    rows = configs.difference(old, config)
+    if rows:
+        raise InputError(
+            "the config that this run was made with",
+            f"other values of {'; '.join(rows)}",
+            where=str(folder),
+            do="Name another --run-dir, or start it anew with --fresh.",
+        )
+
+
+def open_folder(
+    folder: Path, config: dict[str, Any], lineage: dict[str, Any], *, fresh: bool
+) -> None:
+    """Create the run folder, or go on in the one that `check_folder` let pass.
+
+    Args:
+        folder: the run folder.
+        config: goes into config.json.
+        lineage: goes into lineage.json; its data must be that of the run so far.
+        fresh: what a run left in the folder is removed first.
+
+    Raises:
+        InputError: the training data is not what it was.
+        OSError: the folder cannot be written to.
+    """
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lineage.json"
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))["data"]
+        if rows := configs.difference(old, lineage["data"], "data"):
+            raise InputError(
+                "the data that this run began with",
+                f"a change of {'; '.join(rows)}",
+                where=str(folder),
+                do="Restore the files, or start the run anew with --fresh.",
+            )
+        return
+    files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    files.write_text(path, json.dumps(lineage, indent=2) + "\n")
+
+
+def describe(data: Data) -> dict[str, Any]:
+    """Lineage of a run: versions, and what the data was.
+
+    Args:
+        data: training rows and evaluation sets.
+
+    Returns:
+        JSON values.
+    """
+    content = blake2b(digest_size=8)
+    for row in data.rows:
+        content.update(repr(row).encode())
+    sets = {"dev": data.dev, "test": data.test}
+    return {
+        "data": {
+            "train": {"rows": len(data.rows), "fingerprint": content.hexdigest()},
+            **{
+                name: {"queries": len(one.queries), "passages": len(one.corpus)}
+                for name, one in sets.items()
+                if one is not None
+            },
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: metadata.version(name)
+                for name in ("m3jax", "jax", "flax", "optax", "orbax-checkpoint")
+            },
+        },
+    }

@@ -1,0 +1,259 @@
+"""The stage that trains: from data to an exported, evaluated model."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from m3jax.core import config as configs
+from m3jax.core import files
+from m3jax.core.errors import InputError
+from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.types import Params
+from m3jax.data import batches, pipeline, tokenize
+from m3jax.data.pipeline import Data, DataConfig
+from m3jax.data.records import Retrieval
+from m3jax.data.tokenize import Tokenizer, TokenizerConfig
+from m3jax.evaluation import bm25, retrieval
+from m3jax.hub.folder import Model, save
+from m3jax.nn.bert import SHARDING
+from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.pipeline import report, run
+from m3jax.training.checkpoint import Checkpoints
+from m3jax.training.loop import Loop, train
+from m3jax.training.objectives import ContrastiveConfig, contrastive
+from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from m3jax.training.state import abstract_state, new_state
+from m3jax.training.step import make_step
+from m3jax.training.writer import Writer, read
+
+STAGE = "train"
+SELECTS = "dev/ndcg@10"
+
+Score = Callable[[Params, Retrieval], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Train:
+    """One stage of training."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    objective: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    steps: int = 1_000
+    """Updates in all."""
+    evaluate_every: int = 100
+    """Updates between two evaluations on the dev set, each with a checkpoint."""
+    seed: int = 0
+    """Decides the first parameters, the order of the data and the dropout."""
+
+
+def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
+    """Train, or go on training, until the run folder holds a finished model.
+
+    Args:
+        stage: the config.
+        folder: the run folder.
+        fresh: start anew, whatever is there.
+
+    Raises:
+        InputError: config, data and run folder do not fit together, or the loss is
+            not finite.
+        OSError: the run folder cannot be written to.
+    """
+    config = {STAGE: configs.to_dict(stage)}
+    _check(stage)
+    run.check_folder(folder, config, fresh=fresh)
+    mesh = make_mesh(stage.mesh)
+    pipeline.check_batch(stage.data, mesh, stage.objective.sub_batches)
+    data = pipeline.open_data(stage.data)
+    run.open_folder(folder, config, run.describe(data), fresh=fresh)
+    if report.is_finished(folder):
+        print(f"{folder} is finished; --fresh starts it anew.")
+    else:
+        _train(stage, data, mesh, folder)
+    report.show(folder)
+
+
+def _check(stage: Train) -> None:
+    """Refuse numbers that no run can have, before anything is read."""
+    data, encoder = stage.data, stage.model.encoder
+    longest = max(data.query_length, data.passage_length)
+    rules = [
+        (stage.steps >= 1, "steps", "at least 1", stage.steps),
+        (
+            stage.evaluate_every >= 1,
+            "evaluate_every",
+            "at least 1",
+            stage.evaluate_every,
+        ),
+        (data.negatives >= 0, "data.negatives", "at least 0", data.negatives),
+        (data.workers >= 0, "data.workers", "at least 0", data.workers),
+        (
+            min(data.query_length, data.passage_length, *data.buckets, 9) >= 3,
+            "data lengths and buckets",
+            "at least 3 tokens",
+            f"{data.query_length}, {data.passage_length}, {data.buckets}",
+        ),
+        (
+            longest <= encoder.max_positions,
+            "data lengths",
+            f"at most model.encoder.max_positions={encoder.max_positions}",
+            longest,
+        ),
+        (
+            encoder.hidden % encoder.heads == 0,
+            "model.encoder.heads",
+            f"a divisor of hidden={encoder.hidden}",
+            encoder.heads,
+        ),
+        (
+            stage.objective.temperature > 0,
+            "objective.temperature",
+            "above 0",
+            stage.objective.temperature,
+        ),
+        (
+            0 <= stage.optimizer.warmup <= 1,
+            "optimizer.warmup",
+            "a share from 0 to 1",
+            stage.optimizer.warmup,
+        ),
+        (
+            stage.objective.sub_batches >= 1,
+            "objective.sub_batches",
+            "at least 1",
+            stage.objective.sub_batches,
+        ),
+    ]
+    for holds, where, expected, found in rules:
+        if not holds:
+            raise InputError(expected, f"{found}", where=where)
+
+
+def _train(stage: Train, data: Data, mesh: Mesh, folder: Path) -> None:
+    tokenizer = _tokenizer(stage, data, folder / STAGE / "tokenizer")
+    encoder = dataclasses.replace(stage.model.encoder, vocab_size=tokenizer.vocab_size)
+    config = dataclasses.replace(stage.model, encoder=encoder)
+    module = EmbeddingModule(config)
+    search = functools.partial(
+        retrieval.dense,
+        module,
+        tokenizer=tokenizer,
+        prompts=stage.data.prompts,
+        query_length=stage.data.query_length,
+        passage_length=stage.data.passage_length,
+        mesh=mesh,
+    )
+
+    def score(params: Params, data: Retrieval) -> dict[str, float]:
+        return retrieval.measure(search(params, data=data), data.qrels)
+
+    sets = {"dev": data.dev, "test": data.test}
+    measured = {name: one for name, one in sets.items() if one is not None}
+    step, params = _fit(stage, data, module, tokenizer, mesh, folder, score)
+    lines = read(folder)
+    results = {
+        name: {
+            "before training": report.scores_at(lines, name, step=0),
+            f"after training (step {step})": score(params, one),
+            "BM25": retrieval.measure(bm25.search(one), one.qrels),
+        }
+        for name, one in measured.items()
+    }
+    model = Model(
+        config,
+        params,
+        tokenizer,
+        max_length=max(stage.data.query_length, stage.data.passage_length),
+        prompts=stage.data.prompts,
+    )
+    sizes = {
+        name: f"{len(one.queries):,} queries, {len(one.corpus):,} passages"
+        for name, one in measured.items()
+    }
+    save(model, folder / "model", card=report.card(results, sizes))
+    report.plot(folder, model, measured, lines=lines, selected=step, mesh=mesh)
+    # Last of all: it says that everything else is there.
+    report.finish(folder, {"step": step, "results": results, "sizes": sizes})
+
+
+def _tokenizer(stage: Train, data: Data, folder: Path) -> Tokenizer:
+    """The tokenizer of this run; the first start makes it, later ones open it."""
+    if not folder.exists():
+        config = stage.tokenizer
+        if config.pretrained is not None:
+            made = tokenize.load(config.pretrained)
+        else:
+            texts = (text for row in data.rows for text in (row.query, *row.pos))
+            made = tokenize.train(texts, config)
+        with files.new_folder(folder) as temporary:
+            longest = max(stage.data.query_length, stage.data.passage_length)
+            tokenize.save(made, temporary, max_length=longest)
+    return tokenize.load(folder)
+
+
+def _fit(
+    stage: Train,
+    data: Data,
+    module: EmbeddingModule,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    folder: Path,
+    score: Score,
+) -> tuple[int, Params]:
+    """Train from the last checkpoint, or from nothing; returns what dev selects."""
+    objective = contrastive(module, mesh, stage.objective)
+    tx = make_optimizer(stage.optimizer, stage.steps)
+    like = abstract_state(module, objective, tx, mesh, SHARDING)
+    dev = data.dev
+    checkpoints = Checkpoints(folder / STAGE / "checkpoints", SELECTS if dev else None)
+    state = checkpoints.restore_last(like)
+    if state is None:
+        state = new_state(module, objective, tx, like, stage.seed)
+    first = int(state.step)
+    writer = Writer(folder, first)
+    if first == 0:
+        sets = {"dev": dev, "test": data.test}
+        for name, one in sets.items():
+            if one is not None:
+                found = score(state.params, one)
+                writer.write(0, {f"{name}/{key}": x for key, x in found.items()})
+    batcher = batches.Batcher(
+        rows=data.rows,
+        plan=pipeline.make_plan(stage.data, data.rows, tokenizer, stage.seed),
+        tokenizer=tokenizer,
+        prompts=stage.data.prompts,
+        negatives=stage.data.negatives,
+        query_length=stage.data.query_length,
+        passage_length=stage.data.passage_length,
+        local=pipeline.local_rows(mesh, stage.data.batch_size),
+    )
+    state = train(
+        state,
+        make_step(objective, tx, mesh, like),
+        pipeline.stream(
+            batcher, mesh, start=first, stop=stage.steps, workers=stage.data.workers
+        ),
+        Loop(
+            steps=stage.steps,
+            evaluate_every=stage.evaluate_every,
+            schedule=make_schedule(stage.optimizer, stage.steps),
+            about={"config": configs.to_dict(stage)},
+        ),
+        evaluators=(
+            {} if dev is None else {"dev": lambda params, step: score(params, dev)}
+        ),
+        checkpoints=checkpoints,
+        writer=writer,
+    )
+    writer.close()
+    selected = checkpoints.restore_best(state)
+    checkpoints.close()
+    return selected

@@ -1,0 +1,92 @@
+"""What a training shows while it runs."""
+
+import sys
+import time
+
+from rich import progress
+from rich.console import Console
+
+
+class Display:
+    """A progress bar on a terminal, now and then a line elsewhere.
+
+    Args:
+        steps: updates in all.
+        first: updates made before.
+    """
+
+    def __init__(self, steps: int, first: int) -> None:
+        self._steps = steps
+        self._every = max(steps // 20, 1)
+        self._since = time.perf_counter()
+        self._seconds, self._updates = 0.0, 0
+        self._console = Console(stderr=True, soft_wrap=True)
+        self._live = self._console.is_terminal
+        self._bar = progress.Progress(
+            progress.TextColumn("train"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[said]}"),
+            progress.TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("train", total=steps, completed=first, said="")
+
+    def __enter__(self) -> "Display":
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
+
+    def update(
+        self,
+        step: int,
+        values: dict[str, float],
+        *,
+        queries: int,
+        padded_tokens: int,
+    ) -> dict[str, float]:
+        """Show a step whose results are known.
+
+        Args:
+            step: updates made so far.
+            values: its metrics.
+            queries: queries in its batch.
+            padded_tokens: tokens in its batch, padding included.
+
+        Returns:
+            Its speed: queries and tokens a second, and the share of real tokens.
+        """
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        self._seconds, self._updates = self._seconds + seconds, self._updates + 1
+        speed = {
+            "queries_per_second": queries / seconds,
+            "tokens_per_second": values["tokens"] / seconds,
+            "padding_efficiency": values["tokens"] / padded_tokens,
+        }
+        said = (
+            f"loss {values['loss']:.4f}  "
+            f"{speed['queries_per_second']:,.0f} queries/s  "
+            f"{speed['tokens_per_second']:,.0f} tokens/s  "
+            f"padding efficiency {speed['padding_efficiency']:.2f}"
+        )
+        self._bar.update(self._task, completed=step, said=said)
+        if not self._live and (step % self._every == 0 or step == 1):
+            left = self._seconds / self._updates * (self._steps - step)
+            said += f"  {left:,.0f} s left"
+            print(f"step {step}/{self._steps}  {said}", file=sys.stderr, flush=True)
+        return speed
+
+    def say(self, step: int, results: dict[str, float]) -> None:
+        """Print the results of an evaluation above the bar."""
+        text = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
+        self._console.print(f"step {step}: {text}", highlight=False)
+
+    def resume(self) -> None:
+        """Start the clock again after an evaluation."""
+        self._since = time.perf_counter()

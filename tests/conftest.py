@@ -1,0 +1,15 @@
+"""What every test runs under: eight CPU devices, and no silent broadcasting."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile much and compute little: half the time goes without optimisation.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,49 @@
+import errno
+import os
+from collections.abc import Callable
+
+import pytest
+
+from m3jax.core import cli
+from m3jax.core.errors import InputError
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("a", "b", where="f:3"), 2, "error: f:3: expected a, found b"),
+        (InputError("a", "b\nc"), 2, "error: expected a, found b c"),
+        (OSError(errno.ENOSPC, "No space left", "/x/y"), 2, "error: /x/y: expected"),
+        (OSError(errno.EROFS, "Read-only", "/x"), 2, "found read-only"),
+        (KeyboardInterrupt(), 130, "run the same command again"),
+    ],
+)
+def test_ends_in_one_line(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run(fail(error))
+    out, err = capsys.readouterr()
+    assert end.value.code == code
+    assert out == "" and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("k"), OSError(errno.ECHILD, "other")])
+def test_our_own_mistakes_keep_their_traceback(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        cli.run(fail(error))
+
+
+def test_input_error_survives_pickling() -> None:
+    import pickle
+
+    error = InputError("a", "b", where="w", do="d")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert os.linesep not in str(error)

@@ -1,0 +1,412 @@
+"""InfoNCE: value, gradient, masks, and the same on any number of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+
+from m3jax import losses
+from m3jax.core.errors import InputError
+from m3jax.core.mesh import BATCH_AXES, MeshConfig, make_mesh
+
+B, G, E = 8, 3, 16
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def inputs() -> dict[str, jax.Array]:
+    """Embeddings with absent passages, equal queries and equal passages."""
+    rng = np.random.default_rng(0)
+    query, passage = unit(rng.normal(size=(B, E))), unit(rng.normal(size=(B, G, E)))
+    where = rng.random((B, G)) > 0.3
+    where[:, 0] = True
+    query_ids = np.stack([np.arange(B), np.full(B, 7)], -1).astype(np.uint32)
+    query_ids[5] = query_ids[1]
+    passage_ids = np.arange(B * G * 2, dtype=np.uint32).reshape(B, G, 2)
+    passage_ids[2, 1] = passage_ids[6, 0]  # a hard negative that is 6's positive
+    passage_ids[3, 2] = passage_ids[3, 0]  # a hard negative that is its own positive
+    passage_ids[4, 0, 0] = passage_ids[7, 0, 0]  # equal in one word of two: different
+    arrays = {
+        "query": query,
+        "passage": passage,
+        "where": where,
+        "query_ids": query_ids,
+        "passage_ids": passage_ids,
+    }
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def reference(
+    query: jax.Array,
+    passage: jax.Array,
+    *,
+    temperature: float,
+    negatives: tuple[str, ...] = ("own", "passages"),
+    where: jax.Array | None = None,
+    query_ids: jax.Array | None = None,
+    passage_ids: jax.Array | None = None,
+) -> np.ndarray:
+    """The definition, in float64, one candidate after the other."""
+    b, g, _ = passage.shape
+    query, passage = np.asarray(query, np.float64), np.asarray(passage, np.float64)
+    where, query_ids, passage_ids = (
+        None if x is None else np.asarray(x) for x in (where, query_ids, passage_ids)
+    )
+    loss = np.zeros(b)
+    for i in range(b):
+        if where is not None and not where[i, 0]:
+            continue
+        terms = [query[i] @ passage[i, 0] / temperature]
+        for j in range(b):
+            for c in range(g):
+                if (j, c) == (i, 0) or (where is not None and not where[j, c]):
+                    continue
+                if ("own" if i == j else "passages") not in negatives:
+                    continue
+                same_query = query_ids is not None and (
+                    query_ids[i].tolist() == query_ids[j].tolist()
+                )
+                if same_query and j != i and c == 0:
+                    continue
+                if passage_ids is not None and (
+                    passage_ids[i, 0].tolist() == passage_ids[j, c].tolist()
+                ):
+                    continue
+                terms.append(query[i] @ passage[j, c] / temperature)
+        high = max(terms)
+        loss[i] = high + np.log(np.exp(np.array(terms) - high).sum()) - terms[0]
+    return loss
+
+
+def test_by_hand() -> None:
+    query = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    passage = jnp.array([[[1.0, 0.0]], [[0.6, 0.8]]])
+    loss = losses.info_nce(query, passage, temperature=0.5)
+    # Scores: [1, 0.6] with the first positive, [0, 0.8] with the second.
+    expected = [np.log(1 + np.exp(-0.8)), np.log(1 + np.exp(-1.6))]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+OPTIONS = ("where", "query_ids", "passage_ids")
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.02, 0.5, 3.0])
+@pytest.mark.parametrize("negatives", [("own", "passages"), ("own",), ("passages",)])
+@pytest.mark.parametrize("given", [(), *((name,) for name in OPTIONS), OPTIONS])
+def test_is_the_definition(
+    inputs: dict, temperature: float, negatives: tuple[str, ...], given: tuple[str, ...]
+) -> None:
+    arguments = {name: inputs[name] for name in ("query", "passage", *given)}
+    arguments |= {"temperature": temperature, "negatives": negatives}
+    np.testing.assert_allclose(
+        losses.info_nce(**arguments), reference(**arguments), rtol=2e-5, atol=1e-6
+    )
+
+
+def test_ids_matter_where_they_should(inputs: dict) -> None:
+    plain = losses.info_nce(inputs["query"], inputs["passage"], temperature=0.1)
+    for name, changed in (("query_ids", {1, 5}), ("passage_ids", {6, 3})):
+        masked = losses.info_nce(
+            inputs["query"],
+            inputs["passage"],
+            temperature=0.1,
+            **{name: inputs[name]},
+        )
+        rows = np.flatnonzero(np.abs(masked - plain) > 1e-6)
+        assert set(rows.tolist()) == changed
+
+
+@pytest.mark.parametrize("negatives", [("own", "passages"), ("own",), ("passages",)])
+def test_gradient(inputs: dict, negatives: tuple[str, ...]) -> None:
+    rest = {name: inputs[name] for name in OPTIONS}
+
+    def loss(query: jax.Array, passage: jax.Array) -> jax.Array:
+        return losses.info_nce(
+            jnp.asarray(query),  # check_grads passes numpy arrays
+            jnp.asarray(passage),
+            temperature=0.5,
+            negatives=negatives,
+            **rest,
+        ).sum()
+
+    arguments = (inputs["query"], inputs["passage"])
+    check_grads(loss, arguments, order=1, modes=("rev", "fwd"), atol=2e-2, rtol=2e-2)
+
+
+def test_masked_is_deleted(inputs: dict) -> None:
+    where = jnp.ones((B, G), bool).at[:, 2].set(False)
+    poisoned = inputs["passage"].at[:, 2].multiply(100)
+
+    def loss(passage: jax.Array, **rest) -> jax.Array:
+        return losses.info_nce(inputs["query"], passage, temperature=0.1, **rest).sum()
+
+    value, gradient = jax.value_and_grad(loss)(poisoned, where=where)
+    shorter, of_shorter = jax.value_and_grad(loss)(poisoned[:, :2])
+    np.testing.assert_allclose(value, shorter, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, :2], of_shorter, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(gradient[:, 2], 0)
+
+
+@pytest.mark.parametrize("negatives", [("own", "passages"), ("own",)])
+def test_without_a_positive_there_is_no_loss(
+    inputs: dict, negatives: tuple[str, ...]
+) -> None:
+    where = jnp.ones((B, G), bool).at[3].set(False)
+
+    def loss(query: jax.Array) -> jax.Array:
+        return losses.info_nce(
+            query,
+            inputs["passage"],
+            temperature=0.02,
+            where=where,
+            negatives=negatives,
+        )
+
+    value, back = jax.vjp(loss, inputs["query"])
+    assert value[3] == 0 and (np.delete(value, 3) > 0).any()
+    (gradient,) = back(jnp.ones(B))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[3], 0)
+    nothing = losses.info_nce(
+        inputs["query"],
+        inputs["passage"],
+        temperature=0.02,
+        where=jnp.zeros((B, G), bool),
+    )
+    np.testing.assert_array_equal(nothing, 0)
+
+
+def test_nan_is_not_hidden(inputs: dict) -> None:
+    query = inputs["query"].at[2].set(jnp.nan)
+    loss = losses.info_nce(query, inputs["passage"], temperature=0.1)
+    assert np.isnan(loss).tolist() == [i == 2 for i in range(B)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    temperature=st.floats(0.01, 5),
+    shift=st.floats(-3, 3),
+    scale=st.floats(0.1, 10),
+)
+def test_laws(seed: int, temperature: float, shift: float, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    query, passage = rng.normal(size=(B, E)), rng.normal(size=(B, G, E))
+    query, passage = jnp.float32(query), jnp.float32(passage)
+    loss = functools.partial(losses.info_nce, temperature=temperature)
+    plain = np.asarray(loss(query, passage))
+    order = rng.permutation(B)
+    np.testing.assert_allclose(
+        loss(query[order], passage[order]), plain[order], rtol=1e-3, atol=1e-3
+    )
+    own = [0, *(1 + rng.permutation(G - 1))]
+    np.testing.assert_allclose(
+        loss(query, passage[:, own]), plain, rtol=1e-3, atol=1e-3
+    )
+    # The same vector added to every passage adds the same number to every score.
+    shifted = passage + shift * unit(rng.normal(size=(1, 1, E)))
+    np.testing.assert_allclose(loss(query, shifted), plain, rtol=1e-2, atol=1e-2)
+    scaled = losses.info_nce(query * scale, passage, temperature=temperature * scale)
+    np.testing.assert_allclose(scaled, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_is_close(inputs: dict) -> None:
+    low = [jnp.asarray(inputs[name], jnp.bfloat16) for name in ("query", "passage")]
+    loss = losses.info_nce(*low, temperature=0.1)
+    assert loss.dtype == jnp.float32
+    expected = reference(inputs["query"], inputs["passage"], temperature=0.1)
+    np.testing.assert_allclose(loss.mean(), expected.mean(), rtol=1e-2)
+
+
+def test_scores_are_full_precision(inputs: dict) -> None:
+    """The default on TPU and GPU would round: 2e-3 in a cosine is 0.2 in a logit."""
+    for negatives in (("own", "passages"), ("own",)):
+        loss = functools.partial(losses.info_nce, temperature=0.01, negatives=negatives)
+        text = jax.jit(loss).lower(inputs["query"], inputs["passage"]).as_text()
+        products = [line for line in text.splitlines() if "dot_general" in line]
+        assert products and all("HIGHEST" in line for line in products)
+
+
+def test_contrast_counts(inputs: dict) -> None:
+    query = jnp.array([[1.0, 0.0], [1.0, 0.0]])
+    passage = jnp.array([[[0.5, 0.0], [0.8, 0.0]], [[0.7, 0.0], [0.1, 0.0]]])
+    where = jnp.array([[True, True], [True, False]])
+    found = losses.contrast(query, passage, temperature=1.0, where=where)
+    np.testing.assert_allclose(found.positive, [0.5, 0.7])
+    np.testing.assert_allclose(found.negative_mean, [0.75, 0.65], rtol=1e-6)
+    np.testing.assert_allclose(found.masked_share, [0.25, 0.25])
+    assert found.rank.tolist() == [2, 1]
+    np.testing.assert_array_equal(
+        found.loss, losses.info_nce(query, passage, temperature=1.0, where=where)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"temperature": 0}, "temperature: expected a temperature above 0, found 0"),
+        ({"temperature": -0.1}, "found -0.1"),
+        ({"temperature": float("nan")}, "found nan"),
+        ({"negatives": ("own", "others")}, "found others"),
+        ({"negatives": ()}, "found none"),
+        ({"where": jnp.ones((B, G + 1), bool)}, "where: expected shape (8, 3)"),
+        ({"query_ids": jnp.ones((B + 1, 2), jnp.uint32)}, "query_ids: expected shape"),
+        (
+            {"passage_ids": jnp.ones((B, 1, 2), jnp.uint32)},
+            "passage_ids: expected shape",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit(inputs: dict, change: dict, said: str) -> None:
+    # Without the suite's own shape checks, which users do not have.
+    info_nce = getattr(losses.info_nce, "__wrapped__", losses.info_nce)
+    with pytest.raises((InputError, TypeError)) as error:
+        info_nce(inputs["query"], inputs["passage"], **({"temperature": 1.0} | change))
+    if isinstance(error.value, InputError):
+        assert said in str(error.value)
+
+
+# Devices. One device is the truth; every right form has to agree with it.
+
+
+def mean_loss(rest: dict, query: jax.Array, passage: jax.Array) -> jax.Array:
+    return losses.info_nce(query, passage, temperature=0.05, **rest).mean()
+
+
+def truth(inputs: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    rest = {name: inputs[name] for name in OPTIONS}
+    loss = functools.partial(mean_loss, rest)
+    return jax.value_and_grad(loss, (0, 1))(inputs["query"], inputs["passage"])
+
+
+def assert_same(found, expected, tolerance: float = 1e-5) -> None:
+    scale = jax.tree.map(lambda x: float(np.abs(x).max()), expected)
+    jax.tree.map(
+        lambda x, y, s: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * s),
+        found,
+        expected,
+        scale,
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (2, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 1)]
+)
+def test_outside_of_shard_map(inputs: dict, shape: tuple[int, int, int]) -> None:
+    """The form of the training step: correct on any mesh."""
+    mesh = make_mesh(MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])
+    rest = {name: inputs[name] for name in OPTIONS}
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=P(BATCH_AXES), out_specs=P(BATCH_AXES)
+    )
+    def local(query: jax.Array, passage: jax.Array, rest: dict) -> jax.Array:
+        return losses.info_nce(
+            query, passage, temperature=0.05, axis_name=BATCH_AXES, **rest
+        )
+
+    @jax.jit
+    def loss(query: jax.Array, passage: jax.Array) -> jax.Array:
+        return local(query, passage, rest).mean()
+
+    found = jax.value_and_grad(loss, (0, 1))(inputs["query"], inputs["passage"])
+    assert_same(found, truth(inputs))
+
+
+def inside(devices: int, form: str):
+    """Gradient of a weight that is the same on every device, taken inside."""
+    mesh = jax.make_mesh(
+        (devices,),
+        ("data",),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )
+
+    def local(weight: jax.Array, query: jax.Array, passage: jax.Array, rest: dict):
+        def loss(weight: jax.Array) -> jax.Array:
+            mean = losses.info_nce(
+                query @ weight,
+                passage @ weight,
+                temperature=0.5,
+                axis_name="data",
+                **rest,
+            ).mean()
+            return jax.lax.pmean(mean, "data") if "grad(pmean)" in form else mean
+
+        gradient = jax.grad(loss)(weight)
+        return jax.lax.pmean(gradient, "data") if "pmean(grad)" in form else gradient
+
+    if "pmap" in form:
+
+        def run(weight, *rows):
+            rows = jax.tree.map(
+                lambda x: jnp.asarray(x).reshape(devices, -1, *x.shape[1:]), rows
+            )
+            mapped = jax.pmap(
+                local, "data", in_axes=(None, 0, 0, 0), devices=jax.devices()[:devices]
+            )
+            return mapped(weight, *rows)[0]
+
+        return run
+    return jax.jit(
+        jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(P(), P("data"), P("data"), P("data")),
+            out_specs=P(),
+            check_vma="unchecked" not in form,
+        )
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize(
+    ("form", "factor"),
+    [
+        ("shard_map, grad(pmean)", 1),
+        ("shard_map unchecked, pmean(grad)", 1),
+        ("pmap, pmean(grad)", 1),
+        # The wrong forms, so that the docstring's warning stays true.
+        ("shard_map, pmean(grad)", "devices"),
+        ("shard_map unchecked, grad(pmean)", "devices"),
+        ("pmap, grad(pmean)", "devices"),
+    ],
+)
+def test_inside_of_another_step(
+    inputs: dict, devices: int, form: str, factor: int | str
+) -> None:
+    rest = {name: inputs[name] for name in OPTIONS}
+    weight = jnp.eye(E) + 0.1
+
+    def loss(weight: jax.Array) -> jax.Array:
+        return losses.info_nce(
+            inputs["query"] @ weight,
+            inputs["passage"] @ weight,
+            temperature=0.5,
+            **rest,
+        ).mean()
+
+    expected = jax.grad(loss)(weight)
+    found = inside(devices, form)(weight, inputs["query"], inputs["passage"], rest)
+    if factor == 1:
+        assert_same(found, expected)
+    elif devices > 1:
+        with pytest.raises(AssertionError):
+            assert_same(found, expected, tolerance=1e-2)
+
+
+def test_axis_outside_of_a_mapped_context(inputs: dict) -> None:
+    with pytest.raises(NameError, match="data"):
+        losses.info_nce(
+            inputs["query"], inputs["passage"], temperature=1.0, axis_name="data"
+        )
