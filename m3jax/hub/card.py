@@ -36,7 +36,7 @@ Exported by m3jax {version}.
 
 | | |
 | --- | --- |
-| Size | {millions:.1f} million parameters |
+| Size | {parameters:,} parameters |
 | Shape | {layers} layers, width {hidden}, a vocabulary of {vocab} |
 | Pooling | {pooling} |
 | Longest text | {max_length} tokens; what is longer is cut |
@@ -86,6 +86,8 @@ mask = inputs["attention_mask"]
 {torch}
 vectors = torch.nn.functional.normalize(vectors, dim=-1)
 ```
+
+Both of the latter report that a pooler is missing; no embedding depends on it.
 """
 
 
@@ -121,7 +123,7 @@ def render(
         hidden=config.encoder.hidden,
         layers=config.encoder.layers,
         vocab=f"{config.encoder.vocab_size:,}",
-        millions=parameters / 1e6,
+        parameters=parameters,
         pooling=_POOLING[config.pooling],
         max_length=f"{max_length:,}",
         query=_quoted(prompts.query),

@@ -160,11 +160,12 @@ def plan(
     return batches
 
 
-def as_texts(texts: Iterable[str]) -> list[str]:
+def as_texts(texts: Iterable[str], *, where: str = "texts") -> list[str]:
     """Check that every item is a text that a tokenizer can read.
 
     Args:
         texts: a list or a generator.
+        where: what the message calls them.
 
     Returns:
         The list.
@@ -188,12 +189,12 @@ def as_texts(texts: Iterable[str]) -> list[str]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             found = type(text).__name__
-            raise InputError("a string", found, where=f"texts[{i}]")
+            raise InputError("a string", found, where=f"{where}[{i}]")
         try:
             text.encode()
         except UnicodeEncodeError:  # so Python spells bytes that are not UTF-8
             found = "half of a surrogate pair"
-            raise InputError("Unicode text", found, where=f"texts[{i}]") from None
+            raise InputError("Unicode text", found, where=f"{where}[{i}]") from None
     return texts
 
 

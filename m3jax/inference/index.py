@@ -1,9 +1,8 @@
 """Exact search: the best passages of each query, and a corpus kept on disk."""
 
-import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,8 +14,11 @@ from jaxtyping import Array, Float, Int
 
 from m3jax.core import files, tree
 from m3jax.core.errors import InputError
+from m3jax.data.records import json_object, string
+from m3jax.data.sources import lines
 from m3jax.inference.embedder import Embedder
-from m3jax.inference.encoded import Encoded, require_own
+from m3jax.inference.encode import as_texts
+from m3jax.inference.encoded import DENSE, Encoded, require_own
 from m3jax.ops import scores as ops
 
 PASSAGES, META = "passages.jsonl", "meta.json"
@@ -28,7 +30,7 @@ def top_k(
     passage: np.ndarray | jax.Array,
     k: int,
     *,
-    tile: int = 65_536,
+    tile: int = 16_384,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k passages with the largest inner products, for each query; exact.
 
@@ -83,6 +85,151 @@ def top_k(
     return scores, at
 
 
+@dataclass(frozen=True, eq=False)
+class Index:
+    """A corpus with its embeddings.
+
+    Attributes:
+        ids: of the passages.
+        texts: of the passages.
+        encoded: their embeddings, in the same order.
+        about: what the embeddings depend on; see `fingerprints`.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    encoded: Encoded
+    about: Mapping[str, str | int]
+
+    @classmethod
+    def build(
+        cls,
+        embedder: Embedder,
+        corpus: Mapping[str, str],
+        *,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> "Index":
+        """Encode a corpus.
+
+        Args:
+            embedder: the model.
+            corpus: passage id -> text.
+            batch_tokens: tokens in a batch; see `encode.encode`.
+            progress: show a bar on a terminal.
+
+        Returns:
+            The index, in memory.
+
+        Raises:
+            InputError: an id or a text is no text.
+        """
+        ids = as_texts(corpus, where="corpus ids")
+        texts = as_texts(corpus.values(), where="corpus texts")
+        encoded = embedder.encode_passage(
+            texts, batch_tokens=batch_tokens, progress=progress
+        )
+        return cls(tuple(ids), tuple(texts), encoded, fingerprints(embedder, corpus))
+
+    def search(self, query: Encoded, *, k: int = 10) -> list[list[tuple[str, float]]]:
+        """Find the k best passages of each query, by the dense score.
+
+        Args:
+            query: encoded queries.
+            k: how many, at most the size of the corpus.
+
+        Returns:
+            For each query its passages as (id, score), the best first.
+
+        Raises:
+            InputError: k is below 1, or the query has other outputs or widths.
+        """
+        if query.dense is None or self.encoded.dense is None:
+            raise InputError("dense embeddings", "none", where="search")
+        scores, at = top_k(query.dense, self.encoded.dense, k)
+        return [
+            [(self.ids[i], score) for i, score in zip(*row, strict=True)]
+            for row in zip(at.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that `Index.open` maps; it is either whole or not there.
+
+        Args:
+            folder: a new folder, or one that was written by this function.
+
+        Raises:
+            InputError: the folder holds other things.
+            OSError: the folder cannot be written to, or the disk is full.
+        """
+        folder = Path(folder)
+        require_own(folder, {PASSAGES, META, DENSE})
+        with files.new_folder(folder) as new:
+            with open(new / PASSAGES, "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(_lines(dict(zip(self.ids, self.texts, strict=True))))
+            files.write_text(new / META, json.dumps(dict(self.about), indent=2) + "\n")
+            self.encoded.write(new)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> "Index":
+        """Read ids and texts of a saved index, and map its embeddings.
+
+        Args:
+            folder: written by `save`.
+
+        Returns:
+            The index.
+
+        Raises:
+            InputError: a file is missing or damaged, or they do not fit together.
+        """
+        folder = Path(folder)
+        rows = [json_object(line, where=at) for at, line in lines(folder / PASSAGES)]
+        where = str(folder / PASSAGES)
+        ids = tuple(string(row, "_id", where=where) for row in rows)
+        texts = tuple(string(row, "text", where=where) for row in rows)
+        encoded = Encoded.open(folder)
+        if len(encoded) != len(ids):
+            raise InputError(
+                f"{len(ids)} embeddings, one a passage",
+                f"{len(encoded)}",
+                where=str(folder),
+            )
+        return cls(ids, texts, encoded, _read_meta(folder / META))
+
+
+def fingerprints(embedder: Embedder, corpus: Mapping[str, str]) -> dict[str, str | int]:
+    """Hash everything that the embeddings of a corpus depend on.
+
+    Args:
+        embedder: the model: weights, config, tokenizer and passage prompt.
+        corpus: passage id -> text.
+
+    Returns:
+        model and corpus as 16 hex digits each, and max_length.
+    """
+    model = blake2b(digest_size=8)
+    for name, tensor in tree.named(jax.device_get(embedder.params)).items():
+        model.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        model.update(np.asarray(tensor).tobytes())
+    # What was cut last is no part of the tokenizer; each call says it anew.
+    embedder.tokenizer.backend.no_truncation()
+    for part in (
+        repr(embedder.module.config),
+        embedder.tokenizer.backend.to_str(),
+        embedder.prompts.passage,
+    ):
+        model.update(f"{len(part)} {part}\n".encode())
+    text = blake2b(digest_size=8)
+    for line in _lines(corpus):
+        text.update(line.encode())
+    return {
+        "model": model.hexdigest(),
+        "corpus": text.hexdigest(),
+        "max_length": embedder.max_length,
+    }
+
+
 @jax.jit
 def _merge(
     best: tuple[Float[Array, "q k"], Int[Array, "q k"]],
@@ -115,3 +262,17 @@ def _padded(rows: np.ndarray | jax.Array, size: int) -> np.ndarray | jax.Array:
     if len(rows) == size:
         return rows
     return np.pad(np.asarray(rows), ((0, size - len(rows)), (0, 0)))
+
+
+def _lines(corpus: Mapping[str, str]) -> Iterator[str]:
+    for name, text in corpus.items():
+        yield json.dumps({"_id": name, "text": text}, ensure_ascii=False) + "\n"
+
+
+def _read_meta(path: Path) -> dict[str, str | int]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("a file", "none", where=str(path)) from None
+    except ValueError as error:
+        raise InputError("JSON", str(error), where=str(path)) from None

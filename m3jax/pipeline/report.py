@@ -67,7 +67,7 @@ def show(folder: Path) -> None:
         raise InputError("the results of a run", str(error), where=str(path)) from None
     console = Console(soft_wrap=True)
     for name, rows in results.items():
-        console.print(table(rows, title=f"{name} set: {sizes[name]}"))
+        console.print(table(rows, f"{name} set", caption=sizes[name]))
     print(f"model   {folder / 'model'}")
     print(f"plots   {folder / 'plots'}")
     print(f'search  python -m m3jax.search --model {folder} "your question"')

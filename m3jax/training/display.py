@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 
 from rich import progress
 from rich.console import Console
@@ -19,6 +20,7 @@ class Display:
         self._steps = steps
         self._every = max(steps // 20, 1)
         self._since = time.perf_counter()
+        self._recent: deque[tuple[float, float, float]] = deque(maxlen=10)
         self._seconds, self._updates = 0.0, 0
         self._console = Console(stderr=True, soft_wrap=True)
         self._live = self._console.is_terminal
@@ -59,14 +61,17 @@ class Display:
             padded_tokens: tokens in its batch, padding included.
 
         Returns:
-            Its speed: queries and tokens a second, and the share of real tokens.
+            Queries and tokens a second, over the last ten steps at most, and the
+            share of the tokens in this batch that are real.
         """
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         self._seconds, self._updates = self._seconds + seconds, self._updates + 1
+        self._recent.append((seconds, queries, values["tokens"]))
+        spent, asked, read = (sum(x) for x in zip(*self._recent, strict=True))
         speed = {
-            "queries_per_second": queries / seconds,
-            "tokens_per_second": values["tokens"] / seconds,
+            "queries_per_second": asked / spent,
+            "tokens_per_second": read / spent,
             "padding_efficiency": values["tokens"] / padded_tokens,
         }
         said = (

@@ -73,7 +73,7 @@ def train(
         The state after the last step.
 
     Raises:
-        InputError: a loss or a gradient that is not a finite number.
+        InputError: a loss, gradient or update that is not finite.
         OSError: a checkpoint or a metric could not be written.
     """
     number = int(state.step)
@@ -129,7 +129,7 @@ def train(
 def _read(done: _Dispatched, loop: Loop, saved: int) -> dict[str, float]:
     """Wait for a step and check that it went well."""
     values = {name: float(x) for name, x in jax.device_get(done.metrics).items()}
-    for name in ("loss", "gradient_norm"):
+    for name in ("loss", "gradient_norm", "parameter_norm"):
         if not math.isfinite(values[name]):
             kept = (
                 f"The checkpoint of step {saved} is kept"

@@ -35,7 +35,8 @@ def make_step(
 
     Returns:
         (state, batch) -> (state, metrics); the old state is gone. Metrics are scalars:
-        loss, gradient_norm, tokens and what the objective adds.
+        loss, gradient_norm, parameter_norm (after the update), tokens and what the
+        objective adds.
     """
     layout = jax.tree.map(lambda leaf: leaf.sharding, like)
 
@@ -71,6 +72,7 @@ def make_step(
         metrics |= {
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradient),
+            "parameter_norm": optax.tree.norm(params),
             "tokens": batch.query.mask.sum() + batch.passage.mask.sum(),
         }
         return new, metrics

@@ -1,6 +1,7 @@
 """Weights and config of BERT, against what torch says of the same folder."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -110,6 +111,8 @@ def test_round_trip_is_exact(model, tensors, tmp_path) -> None:
     for name, value in before.items():
         assert value.dtype == after[name].dtype == np.float32
         np.testing.assert_array_equal(value, after[name])
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert config["pad_token_id"] == model.tokenizer.pad_id == 3
     # What is written is what was read, but for the pooler, which nothing uses.
     written = safetensors.numpy.load_file(tmp_path / "one" / "model.safetensors")
     assert {n for n in tensors if not n.startswith("pooler.")} == written.keys()

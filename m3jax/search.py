@@ -1,0 +1,221 @@
+"""`python -m m3jax.search --model RUN "join two path components"`: rank passages."""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from m3jax.core import cli, config
+from m3jax.core.errors import InputError
+
+if TYPE_CHECKING:
+    from m3jax.inference.embedder import Embedder
+    from m3jax.inference.index import Index
+
+PROG = "python -m m3jax.search"
+DESCRIPTION = (
+    "Find the passages that answer a query. The corpus is encoded once and kept beside "
+    "the model. Without a query, queries are read from the terminal or from a pipe, "
+    "one a line."
+)
+_SHOWN_LINES, _SHOWN_CHARACTERS = 2, 200
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search with, and what for."""
+
+    model: str
+    """A finished run, or a model folder."""
+    query: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to look for; several words need no quotes."""
+    top_k: int = 10
+    """Passages to show."""
+    corpus: str | None = None
+    """What to search: a BEIR folder, a .jsonl or .jsonl.gz file with _id, text and
+    perhaps title, or a text file with a passage a line [default: what the run was
+    tested on, or else trained on]."""
+    fresh: bool = False
+    """Encode the corpus again, whatever is kept."""
+    json: bool = False
+    """Print one JSON object a passage."""
+
+
+def main() -> None:
+    """Run the program."""
+    flags = config.parse_flags(Search, sys.argv[1:], prog=PROG, description=DESCRIPTION)
+    if flags.top_k < 1:
+        raise InputError("a positive number", f"{flags.top_k}", where="--top-k")
+    query = " ".join(flags.query).strip()
+    if flags.query and not query:
+        raise InputError("words to look for", "none", where="query")
+
+    from m3jax.inference.embedder import Embedder
+
+    model = Path(flags.model)
+    _require_finished(model)
+    embedder = Embedder.load(model)
+    corpus = _read_corpus(flags.corpus or _searched_by_default(model))
+    index = _index(embedder, corpus, _run(model) / "cache" / "index", flags.fresh)
+    show = _print_json if flags.json else _print_table
+    for text in [query] if query else _typed():
+        found = index.search(embedder.encode_query([text]), k=flags.top_k)[0]
+        show(text, [(score, name, corpus[name]) for name, score in found])
+
+
+def _run(model: Path) -> Path:
+    """The run that a model folder belongs to, else the folder itself."""
+    inside = model.name == "model" and _stages(model.parent)
+    return model.parent if inside else model
+
+
+def _stages(folder: Path) -> list[dict[str, Any]]:
+    """Data of each stage, in order; nothing if the folder is no run."""
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    stages = saved.values() if isinstance(saved, dict) else ()
+    found = [stage.get("data") for stage in stages if isinstance(stage, dict)]
+    return [data for data in found if isinstance(data, dict)]
+
+
+def _require_finished(folder: Path) -> None:
+    if _stages(folder) and not (folder / "model").is_dir():
+        raise InputError(
+            "a run that has ended",
+            "no model/ in it yet",
+            where=str(folder),
+            do="Run the same training command again to continue it to its end.",
+        )
+
+
+def _searched_by_default(model: Path) -> str:
+    """What a run was tested on, or else trained on."""
+    for data in reversed(_stages(_run(model))):
+        name = data.get("test") or data.get("train")
+        if name == "builtin" or (name and Path(name).is_dir()):
+            return name
+    raise InputError(
+        "a corpus to search",
+        f"none that {model} was tested or trained on",
+        where="--corpus",
+        do="Name a BEIR folder, a .jsonl file, or a text file with a passage a line.",
+    )
+
+
+def _read_corpus(name: str) -> dict[str, str]:
+    """Passage id -> text; in a text file the number of the line is the id."""
+    from m3jax.data import builtin, sources
+    from m3jax.data.records import json_object, string, utf8
+
+    if name == "builtin":
+        return {entry.name: entry.passage for entry in builtin.entries("all")}
+    path = Path(name)
+    if path.is_dir():
+        plain, packed = path / "corpus.jsonl", path / "corpus.jsonl.gz"
+        path = plain if plain.exists() or not packed.exists() else packed
+    corpus: dict[str, str] = {}
+    for where, line in sources.lines(path):
+        if path.name.endswith((".jsonl", ".jsonl.gz")):
+            row = json_object(line, where=where)
+            key, text = (
+                string(row, "_id", where=where),
+                string(row, "text", where=where),
+            )
+            title = (
+                "" if row.get("title") is None else string(row, "title", where=where)
+            )
+            text = f"{title} {text}".strip()
+        else:
+            key, text = where.rpartition(":")[2], utf8(line, where=where)
+        if key in corpus:
+            raise InputError("a new _id", f"{key!r} again", where=f"{where}: _id")
+        corpus[key] = text
+    if not corpus:
+        raise InputError("a passage a line", "an empty file", where=str(path))
+    return corpus
+
+
+def _index(
+    embedder: "Embedder", corpus: dict[str, str], cache: Path, fresh: bool
+) -> "Index":
+    """Open the corpus encoded by this very model, or encode and keep it."""
+    from m3jax.inference.index import Index, fingerprints
+
+    about = fingerprints(embedder, corpus)
+    folder = cache / blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
+    if folder.exists() and not fresh:
+        try:
+            return Index.open(folder)
+        except (OSError, InputError) as error:
+            _say(f"{error}; encoding the corpus again")
+    _say(f"encoding {len(corpus):,} passages")
+    index = Index.build(embedder, corpus, progress=True)
+    try:
+        index.save(folder)
+    except (OSError, InputError) as error:
+        _say(f"the encoded corpus could not be kept: {error}")
+    return index
+
+
+def _typed() -> Iterator[str]:
+    """Queries from a pipe, or from a terminal until an empty line or Ctrl-D."""
+    from m3jax.data.records import utf8
+
+    terminal, asked = sys.stdin.isatty(), False
+    for number in itertools.count(1):
+        if terminal:
+            print("query: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.buffer.readline()
+        text = utf8(line, where=f"stdin:{number}").strip()
+        if not line or (terminal and not text):
+            break
+        if text:
+            yield text
+            asked = True
+    if not asked and not terminal:
+        raise InputError("a query a line", "none", where="stdin")
+
+
+def _print_json(query: str, found: list[tuple[float, str, str]]) -> None:
+    for rank, (score, name, text) in enumerate(found, start=1):
+        row = {"query": query, "rank": rank, "score": score, "id": name, "text": text}
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def _print_table(query: str, found: list[tuple[float, str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text, not str: a passage may hold [brackets], which rich reads as markup.
+    table = Table(title=Text(query))
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("id", overflow="fold")
+    table.add_column("text", ratio=1)
+    for rank, (score, name, text) in enumerate(found, start=1):
+        table.add_row(str(rank), f"{score:.4f}", Text(name), Text(_shown(text)))
+    Console().print(table)
+
+
+def _shown(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    shown = "\n".join(lines[:_SHOWN_LINES])
+    cut = len(lines) > _SHOWN_LINES or len(shown) > _SHOWN_CHARACTERS
+    return shown[:_SHOWN_CHARACTERS] + ("…" if cut else "")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
