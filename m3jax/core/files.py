@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import glob
 import os
 import shutil
 import tempfile
@@ -56,8 +57,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         True
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed process
-        shutil.rmtree(left, ignore_errors=True)
+    old = path.with_name(f".{path.name}.old.tmp")
+    if old.exists() and not path.exists():
+        os.replace(old, path)  # killed between the two renames below
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)  # of a killed process
     temporary = Path(
         tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     )
@@ -65,7 +69,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         yield temporary
         if path.exists():
-            old = path.with_name(f".{path.name}.old.tmp")
             os.replace(path, old)
             os.replace(temporary, path)
             shutil.rmtree(old)

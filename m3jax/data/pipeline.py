@@ -1,16 +1,20 @@
 """From a config to a training set, and from a plan to batches on the devices."""
 
+import multiprocessing
+import multiprocessing.connection
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grain
+import grain.experimental
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from m3jax.core import progress
 from m3jax.core.errors import InputError
@@ -195,7 +199,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 def stream(
     batcher: batches.Batcher, mesh: Mesh, *, start: int, stop: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches of the steps `start` to `stop` on the devices, made ahead by workers.
 
     Args:
@@ -215,31 +219,55 @@ def stream(
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads absl's flags; we have none
+        # Token ids are small: through a pipe, nothing stays in shared memory when a
+        # process is killed.
+        made = grain.experimental.WithOptionsIterDataset(
+            made, grain.experimental.DatasetOptions(min_shm_size=2**40)
+        )
         made = made.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4),
             worker_init_fn=_init_worker,
         )
     sharding = batch_sharding(mesh)
     size = batcher.plan.batch_size
-    for arrays in made:
-        on_devices = {
-            name: jax.make_array_from_process_local_data(
-                sharding, array, (size, *array.shape[1:])
-            )
-            for name, array in arrays.items()
-        }
-        yield Batch(
-            query=Tokens(on_devices["query.ids"], on_devices["query.mask"]),
-            passage=Tokens(on_devices["passage.ids"], on_devices["passage.mask"]),
-            where=on_devices["where"],
-            query_ids=on_devices["query_ids"],
-            passage_ids=on_devices["passage_ids"],
-            row=on_devices["row"],
+    iterator = iter(made)
+    try:
+        for arrays in iterator:
+            yield _on_devices(arrays, sharding, size)
+    finally:
+        iterator.close()
+
+
+def _on_devices(
+    arrays: dict[str, np.ndarray], sharding: NamedSharding, size: int
+) -> Batch:
+    placed = {
+        name: jax.make_array_from_process_local_data(
+            sharding, array, (size, *array.shape[1:])
         )
+        for name, array in arrays.items()
+    }
+    return Batch(
+        query=Tokens(placed["query.ids"], placed["query.mask"]),
+        passage=Tokens(placed["passage.ids"], placed["passage.mask"]),
+        where=placed["where"],
+        query_ids=placed["query_ids"],
+        passage_ids=placed["passage_ids"],
+        row=placed["row"],
+    )
 
 
 def _init_worker(index: int, count: int) -> None:
-    """Keep a worker off the accelerators, and off the cores of the other workers."""
+    """Keep a worker off the accelerators and off the other workers' cores."""
     del index, count
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     jax.config.update("jax_platforms", "cpu")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

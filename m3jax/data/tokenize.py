@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
 from m3jax.core import files
 from m3jax.core.errors import InputError
@@ -82,10 +82,14 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """
     import sentencepiece  # only needed here
 
-    folding = [normalizers.NFKC()]
-    if config.lowercase:
-        folding.append(normalizers.Lowercase())
-    normalizer = normalizers.Sequence(folding)
+    normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            *([normalizers.Lowercase()] if config.lowercase else []),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
+    )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -169,9 +173,9 @@ def load(folder: str | Path) -> Tokenizer:
         ) from None
     where = f"{folder}/tokenizer_config.json"
     try:
-        settings = json.loads(content["tokenizer_config.json"])
-    except json.JSONDecodeError as error:
-        raise InputError("JSON", str(error), where=where) from None
+        settings = dict(json.loads(content["tokenizer_config.json"]).items())
+    except (ValueError, AttributeError) as error:
+        raise InputError("JSON, an object", str(error), where=where) from None
     pad = settings.get("pad_token")
     pad = pad["content"] if isinstance(pad, dict) else pad
     pad_id = None if pad is None else backend.token_to_id(pad)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from rich.table import Table
+from rich.text import Text
 
 HEADERS = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "recall@100"}
 
@@ -24,11 +25,12 @@ def table(
         >>> table({"BM25": {"ndcg@10": 0.5}}, "test").row_count
         1
     """
-    made = Table(title=title, caption=caption or None)
+    # Text, not str: rich reads [brackets] as markup.
+    made = Table(title=Text(title), caption=Text(caption) if caption else None)
     made.add_column("")
     for header in HEADERS.values():
         made.add_column(header, justify="right")
     for name, values in rows.items():
         cells = [f"{values[key]:.4f}" if key in values else "" for key in HEADERS]
-        made.add_row(name, *cells)
+        made.add_row(Text(name), *cells)
     return made

@@ -92,8 +92,8 @@ def encode(
     params = on_devices(params, None if mesh is None else replicated(mesh))
     run = functools.partial(_embed, module=module, outputs=outputs, mesh=mesh)
     if not batches:
-        one = jax.ShapeDtypeStruct((1, 1), np.int32)
-        shape = jax.eval_shape(run, params, Tokens(one, one)).dense.shape
+        one = Tokens(*tokenize.pad([np.empty(0, np.int32)], 1, tokenizer.pad_id))
+        shape = jax.eval_shape(run, params, one).dense.shape
         return Encoded(np.empty((0, shape[-1]), np.float32))
 
     dense = None

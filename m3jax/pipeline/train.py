@@ -1,5 +1,6 @@
 """The stage that trains: from data to an exported, evaluated model."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -235,25 +236,27 @@ def _fit(
         passage_length=stage.data.passage_length,
         local=pipeline.local_rows(mesh, stage.data.batch_size),
     )
-    state = train(
-        state,
-        make_step(objective, tx, mesh, like),
-        pipeline.stream(
-            batcher, mesh, start=first, stop=stage.steps, workers=stage.data.workers
-        ),
-        Loop(
-            steps=stage.steps,
-            evaluate_every=stage.evaluate_every,
-            schedule=make_schedule(stage.optimizer, stage.steps),
-            about={"config": configs.to_dict(stage)},
-        ),
-        evaluators=(
-            {} if dev is None else {"dev": lambda params, step: score(params, dev)}
-        ),
-        checkpoints=checkpoints,
-        writer=writer,
+    stream = pipeline.stream(
+        batcher, mesh, start=first, stop=stage.steps, workers=stage.data.workers
     )
-    writer.close()
+    # Whatever happens, the workers end before this process does.
+    with contextlib.closing(stream), contextlib.closing(writer):
+        state = train(
+            state,
+            make_step(objective, tx, mesh, like),
+            stream,
+            Loop(
+                steps=stage.steps,
+                evaluate_every=stage.evaluate_every,
+                schedule=make_schedule(stage.optimizer, stage.steps),
+                about={"config": configs.to_dict(stage)},
+            ),
+            evaluators=(
+                {} if dev is None else {"dev": lambda params, step: score(params, dev)}
+            ),
+            checkpoints=checkpoints,
+            writer=writer,
+        )
     selected = checkpoints.restore_best(state)
     checkpoints.close()
     return selected

@@ -27,8 +27,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, metric: str | None) -> None:
-        # What fails is told by the errors that are raised here, not by its own logs.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _keep_quiet()
         self._folder = folder.resolve()
         self._metric = metric
         self._manager = self._open()
@@ -147,6 +146,22 @@ class Checkpoints:
             f"{'the start' if before is None else f'step {before}'}",
             file=sys.stderr,
         )
+
+
+def _keep_quiet() -> None:
+    """What fails is told once, by the error raised here, and not by every thread.
+
+    A write that fails leaves dozens of others without the event loop they report to.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    tell = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            tell(raised)
+
+    sys.unraisablehook = hook
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:

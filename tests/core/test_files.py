@@ -39,3 +39,11 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     with files.new_folder(tmp_path / "model"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".model.old.tmp").mkdir()
+    (tmp_path / ".model.old.tmp" / "a").write_text("1")
+    with pytest.raises(RuntimeError), files.new_folder(tmp_path / "model"):
+        raise RuntimeError("and then something else")
+    assert (tmp_path / "model" / "a").read_text() == "1"

@@ -1,0 +1,139 @@
+"""The model as a user holds it."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import m3jax
+from m3jax.core.errors import InputError
+from m3jax.data.prompts import Prompts
+from m3jax.inference.embedder import Embedder
+from m3jax.inference.encode import encode
+from m3jax.inference.encoded import Encoded
+from m3jax.nn.embedding import EmbeddingModule, init
+from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer
+
+PROMPTS = Prompts(query="the tide: ", passage="a river: ")
+
+
+@functools.cache
+def embedder() -> Embedder:
+    tokenizer = tiny_tokenizer()
+    module = EmbeddingModule(tiny_config(tokenizer.vocab_size))
+    params = init(module, jax.random.key(0))
+    return Embedder(module, params, tokenizer, PROMPTS, max_length=24)
+
+
+def plain(texts: list[str], max_length: int = 24) -> np.ndarray:
+    """Rows of texts that already have their prompt."""
+    model = embedder()
+    found = encode(
+        model.module, model.params, model.tokenizer, texts, max_length=max_length
+    )
+    assert found.dense is not None
+    return found.dense
+
+
+def query(texts: Any, **options: Any) -> np.ndarray:
+    found = embedder().encode_query(texts, **options).dense
+    assert found is not None
+    return found
+
+
+def test_prompts_go_before_the_texts() -> None:
+    passage = embedder().encode_passage(text for text in TEXTS).dense
+    assert passage is not None
+    np.testing.assert_array_equal(
+        query(TEXTS), plain([PROMPTS.query + text for text in TEXTS])
+    )
+    np.testing.assert_array_equal(
+        passage, plain([PROMPTS.passage + text for text in TEXTS])
+    )
+    assert not np.allclose(query(TEXTS), passage, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["query", "passage"])
+def test_options_are_passed_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def record(*_: Any, **options: Any) -> Encoded:
+        seen.update(options)
+        return Encoded()
+
+    monkeypatch.setattr("m3jax.inference.embedder.encode", record)
+    options = {"outputs": ("dense",), "batch_tokens": 7, "progress": True}
+    run = getattr(embedder(), f"encode_{kind}")
+    run(["a"], max_length=9, **options)
+    assert seen == {"max_length": 9, **options}
+    run(["a"])
+    assert seen["max_length"] == 24
+
+
+def test_length_of_a_call() -> None:
+    short = query([TEXTS[0]], max_length=9)
+    np.testing.assert_array_equal(short, plain([PROMPTS.query + TEXTS[0]], 9))
+    assert not np.allclose(short, query([TEXTS[0]]), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        ("one text", {}, r"expected a list of texts, found one text. Put it in a list"),
+        ([1], {}, r"texts\[0\]: expected a string, found int"),
+        (
+            ["a"],
+            {"max_length": 65},
+            "max_length: expected at most max_positions=64 tok",
+        ),
+        (["a"], {"outputs": ("sparse",)}, "outputs: expected one or more of dense"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["query", "passage"])
+def test_errors(texts: Any, options: dict[str, Any], message: str, kind: str) -> None:
+    with pytest.raises(InputError, match=message):
+        getattr(embedder(), f"encode_{kind}")(texts, **options)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    embedder().save(tmp_path / "model")
+    loaded = m3jax.Embedder.load(tmp_path / "model")
+    assert (loaded.prompts, loaded.max_length) == (PROMPTS, 24)
+    assert loaded.module == embedder().module
+    # On a device once, not with every call.
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded.params))
+    found = loaded.encode_query(TEXTS).dense
+    assert found is not None
+    np.testing.assert_array_equal(found, query(TEXTS))
+
+
+def test_a_run_is_loaded_too(tmp_path: Path) -> None:
+    embedder().save(tmp_path / "run" / "model")
+    loaded = Embedder.load(str(tmp_path / "run"))
+    assert loaded.prompts == PROMPTS
+
+
+def test_scores_of_all_pairs() -> None:
+    left, right = plain(list(TEXTS[:2])), plain(list(TEXTS[::-1]))
+    scores = m3jax.scores.dense(Encoded(left), Encoded(right))
+    assert (scores.dtype, scores.shape) == (np.float32, (2, 3))
+    for i, j in np.ndindex(2, 3):
+        product = sum(a * b for a, b in zip(left[i], right[j], strict=True))
+        assert scores[i, j] == pytest.approx(product, abs=1e-6)
+    assert scores[0, 2] == pytest.approx(1, abs=1e-6)  # a text and itself
+
+
+@pytest.mark.parametrize(
+    ("query", "passage", "message"),
+    [
+        (Encoded(), Encoded(np.eye(2)), "scores.dense: query: expected dense emb"),
+        (Encoded(np.eye(2)), Encoded(), "scores.dense: passage: expected dense emb"),
+        (Encoded(np.eye(2)), Encoded(np.eye(3)), "passages of width 2, .*found 3"),
+    ],
+)
+def test_scores_refuse(query: Encoded, passage: Encoded, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        m3jax.scores.dense(query, passage)

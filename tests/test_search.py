@@ -1,0 +1,323 @@
+"""The program that searches, on a small model and a few lines."""
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from m3jax import search
+from m3jax.core import cli
+from m3jax.core.errors import InputError
+from m3jax.data import builtin
+from m3jax.data.builtin import Entry
+from m3jax.data.prompts import Prompts
+from m3jax.hub import folder as hub
+from m3jax.inference.embedder import Embedder
+from m3jax.inference.index import Index
+from m3jax.nn.embedding import EmbeddingModule, init
+from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer, write_jsonl
+
+LINES = [*TEXTS, "a [bold]hill[/bold] of salt"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that tests must not write to."""
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(tokenizer.vocab_size)
+    params = init(EmbeddingModule(config), jax.random.key(0))
+    made = hub.Model(config, params, tokenizer, 32, Prompts())
+    path = tmp_path_factory.mktemp("search") / "model"
+    hub.save(made, path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: Path) -> Path:
+    """A finished run, tested on a BEIR folder."""
+    run = tmp_path / "run"
+    hub.save(hub.load(model), run / "model")
+    corpus(tmp_path / "beir")
+    set_data(run, train="rows.jsonl", test=str(tmp_path / "beir"))
+    return run
+
+
+def set_data(run: Path, **data: Any) -> None:
+    stages = {"first": {"data": {"train": "gone", "test": "gone"}}}
+    stages |= {"train": {"data": {"dev": None, **data}, "steps": 3}}
+    stages |= {"last": {"mesh": {"data": 1}}}
+    (run / "config.json").write_text(json.dumps(stages))
+
+
+def corpus(folder: Path) -> Path:
+    folder.mkdir()
+    rows = [{"_id": f"p{i}", "title": "", "text": text} for i, text in enumerate(LINES)]
+    return write_jsonl(folder / "corpus.jsonl", rows)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
+    """Run the program: words of the command line, what comes on stdin -> output."""
+
+    def call(*words: Any, typed: bytes = b"", terminal: bool = False) -> Any:
+        stdin = io.TextIOWrapper(io.BytesIO(typed))
+        monkeypatch.setattr(stdin, "isatty", lambda: terminal, raising=False)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "argv", ["search", *map(str, words)])
+        search.main()
+        return capsys.readouterr()
+
+    return call
+
+
+def rows(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    built, build = [], Index.build
+
+    def record(embedder: Embedder, corpus: dict[str, str], **options: Any) -> Index:
+        built.append(len(corpus))
+        return build(embedder, corpus, **options)
+
+    monkeypatch.setattr(Index, "build", record)
+    return built
+
+
+def test_ranks_the_corpus_of_the_run(run: Path, call: Any) -> None:
+    found = rows(call("--model", run, "--json", *LINES[1].split()).out)
+    assert [row["rank"] for row in found] == [1, 2, 3, 4]
+    assert found[0]["id"] == "p1"
+    assert found[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert [row["text"] for row in found] == [LINES[int(row["id"][1])] for row in found]
+    assert {row["query"] for row in found} == {LINES[1]}
+    scores = [row["score"] for row in found]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_table_on_the_terminal(run: Path, call: Any) -> None:
+    out = call(LINES[3], "--model", run, "--top-k", 2).out
+    lines = [[cell.strip() for cell in line.split("│")] for line in out.splitlines()]
+    cells = [line[1:-1] for line in lines if len(line) == 6]
+    assert cells[0] == ["1", "1.0000", "p3", "a [bold]hill[/bold] of salt"]
+    assert [row[0] for row in cells] == ["1", "2"]
+    assert out.splitlines()[0].strip() == LINES[3]
+
+
+def test_long_passages_are_cut() -> None:
+    assert search._shown("name\n\n  code\nmore") == "name\n  code…"
+    assert search._shown("name\ncode\n") == "name\ncode"
+    assert search._shown("x" * 201) == "x" * 200 + "…"
+
+
+def test_queries_from_a_pipe(run: Path, call: Any) -> None:
+    typed = f"{LINES[2]}\n\n  {LINES[0]}".encode()
+    found = rows(call("--model", run, "--json", "--top-k", 1, typed=typed).out)
+    assert [(row["query"], row["id"]) for row in found] == [
+        (LINES[2], "p2"),
+        (LINES[0], "p0"),
+    ]
+
+
+@pytest.mark.parametrize("end", [b"\nignored\n", b""])
+def test_queries_from_a_terminal(run: Path, call: Any, end: bytes) -> None:
+    typed = f"{LINES[2]}\n".encode() + end
+    output = call("--model", run, "--json", "--top-k=1", typed=typed, terminal=True)
+    assert [row["id"] for row in rows(output.out)] == ["p2"]
+    assert output.err.count("query: ") == 2
+
+
+def test_the_corpus_is_encoded_once(
+    run: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = count_builds(monkeypatch)
+    first = call("--model", run, "sea", "--json")
+    assert "encoding 4 passages" in first.err
+    second = call("--model", run / "model", "sea", "--json")
+    assert second == (first.out, "")
+    assert built == [4]
+    (kept,) = (run / "cache" / "index").iterdir()
+    # Another corpus, other weights and --fresh are encoded anew.
+    call("--model", run, "sea", "--fresh")
+    assert built == [4, 4]
+    write_jsonl(run.parent / "beir" / "corpus.jsonl", [{"_id": "new", "text": "sea"}])
+    assert rows(call("--model", run, "sea", "--json").out)[0]["id"] == "new"
+    assert built == [4, 4, 1]
+    made = hub.load(run)
+    params = jax.tree.map(lambda leaf: leaf * 2, made.params)
+    other = hub.Model(made.config, params, made.tokenizer, 32, Prompts())
+    hub.save(other, run / "model")
+    call("--model", run, "sea")
+    assert built == [4, 4, 1, 1]
+    assert kept.exists()
+
+
+def test_a_damaged_cache_is_made_again(run: Path, call: Any) -> None:
+    first = call("--model", run, "sea", "--json")
+    (kept,) = (run / "cache" / "index").iterdir()
+    (kept / "dense.npy").write_bytes(b"half")
+    again = call("--model", run, "sea", "--json")
+    assert "dense.npy" in again.err and "encoding the corpus again" in again.err
+    assert again.out == first.out
+    assert call("--model", run, "sea", "--json") == (first.out, "")
+
+
+def test_a_cache_that_cannot_be_kept(run: Path, call: Any) -> None:
+    (run / "cache").write_text("in the way")
+    output = call("--model", run, "sea", "--json")
+    assert "the encoded corpus could not be kept" in output.err
+    assert len(rows(output.out)) == 4
+
+
+def test_a_plain_model_keeps_its_own_cache(
+    tmp_path: Path, run: Path, call: Any
+) -> None:
+    plain = (run / "model").rename(tmp_path / "plain")
+    call("--model", plain, "--corpus", tmp_path / "beir", "sea")
+    assert len(list((plain / "cache" / "index").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.txt", "beir", "packed"])
+def test_kinds_of_corpus(tmp_path: Path, run: Path, call: Any, name: str) -> None:
+    path = tmp_path / name
+    passages = [
+        {"_id": "one", "text": "sea", "title": "the"},
+        {"_id": "2", "text": "é"},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in passages).encode()
+    expected = {"one": "the sea", "2": "é"}
+    if name == "c.txt":
+        path.write_text("the sea\n\né\n", encoding="utf-8")
+        expected = {"1": "the sea", "3": "é"}
+    elif name == "packed":
+        path.mkdir()
+        (path / "corpus.jsonl.gz").write_bytes(gzip.compress(lines))
+    elif name == "beir":
+        (path / "corpus.jsonl").write_bytes(lines)
+    else:
+        path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    out = call("--model", run, "--corpus", path, "--json", "the sea").out
+    assert {row["id"]: row["text"] for row in rows(out)} == expected
+    assert rows(out)[0]["text"] == "the sea"
+
+
+@pytest.mark.parametrize(
+    "data", [{"train": "x.jsonl", "test": "builtin"}, {"train": "builtin"}]
+)
+def test_the_built_in_set(
+    run: Path, call: Any, monkeypatch: pytest.MonkeyPatch, data: dict[str, str]
+) -> None:
+    parts = []
+
+    def entries(part: str) -> tuple[Entry, ...]:
+        parts.append(part)
+        return (Entry("os.sea", "a query", TEXTS[0]), Entry("os.moon", "b", TEXTS[2]))
+
+    monkeypatch.setattr(builtin, "entries", entries)
+    set_data(run, **data)
+    found = rows(call("--model", run, "--json", TEXTS[2]).out)
+    assert [row["id"] for row in found] == ["os.moon", "os.sea"]
+    assert parts == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "none", "sea"], "none: expected a local folder, found none"),
+        (["sea"], "--model"),
+        (
+            ["--model", "RUN", "--top-k", "0", "a"],
+            "--top-k: expected a positive number",
+        ),
+        (["--model", "RUN", "--topk", "1", "a"], "Did you mean --top-k?"),
+        (["--model", "RUN", " "], "query: expected words to look for, found none"),
+        (["--model", "RUN"], "stdin: expected a query a line, found none"),
+        (["--model", "RUN", "--corpus", "none.txt", "a"], "none.txt: expected a file"),
+        (
+            ["--model", "MODEL", "a"],
+            "--corpus: expected a corpus to search, found none",
+        ),
+        (["--model", "RUN", "a\ud800"], "expected Unicode text, found half of a surro"),
+    ],
+)
+def test_errors(run: Path, model: Path, call: Any, words: Any, message: str) -> None:
+    paths = {"RUN": run, "MODEL": model}
+    with pytest.raises(InputError) as error:
+        call(*(paths.get(word, word) for word in words))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "c.jsonl: expected a passage a line, found an empty file"),
+        ('{"_id": "a"}', "c.jsonl:1: expected the key 'text'"),
+        ('{"text": "a"}', "c.jsonl:1: expected the key '_id'"),
+        ('{"_id": 1, "text": "a"}', "c.jsonl:1: _id: expected a string"),
+        (
+            '{"_id": "a", "text": "b", "title": 1}',
+            "c.jsonl:1: title: expected a string",
+        ),
+        ('{"_id": "a", "text": "b"}\n' * 2, "c.jsonl:2: _id: expected a new _id"),
+        ("sea", "c.jsonl:1: expected a line of JSON"),
+    ],
+)
+def test_bad_corpora(
+    run: Path, tmp_path: Path, call: Any, lines: str, message: str
+) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(lines)
+    with pytest.raises(InputError) as error:
+        call("--model", run, "--corpus", path, "a")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data", [{"train": "rows.jsonl"}, {"train": "x", "test": "no"}]
+)
+def test_a_run_without_a_corpus(run: Path, call: Any, data: dict[str, str]) -> None:
+    set_data(run, **data)
+    with pytest.raises(InputError, match=r"--corpus: .*Name a BEIR folder, a .jsonl"):
+        call("--model", run, "a")
+
+
+def test_a_run_that_has_not_ended(tmp_path: Path, run: Path, call: Any) -> None:
+    (run / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        InputError, match=r"expected a run that has ended, .*same train"
+    ):
+        call("--model", run, "a")
+
+
+def test_bytes_that_are_no_text(run: Path, call: Any) -> None:
+    with pytest.raises(InputError, match="stdin:2: expected UTF-8, found byte 0xff"):
+        call("--model", run, typed=b"sea\n\xff\n")
+
+
+def test_an_error_is_one_line(capsys: pytest.CaptureFixture, call: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: call("--model", "none", "sea"))
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_is_fast() -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['search', '--help']\n"
+        "try: runpy.run_module('m3jax.search', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted({'jax', 'flax', 'numpy', 'tokenizers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for flag in ("--model", "--top-k", "--corpus", "--fresh", "--json", "query"):
+        assert flag in done.stdout
