@@ -39,19 +39,19 @@ def get_config(size: Literal["base", "smoke"] = "base") -> Train:
         tokenizer=TokenizerConfig(vocab_size=8_000),
         model=EmbeddingConfig(
             encoder=BertConfig(
-                hidden=256,
+                hidden=128,
                 layers=2,
                 heads=4,
-                mlp=512,
-                max_positions=512,
-                dropout=0.1,
+                mlp=256,
+                max_positions=256,
+                dropout=0.0,
                 remat="none",
             ),
             pooling="mean",
         ),
         objective=ContrastiveConfig(temperature=0.05),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        steps=600,
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        steps=400,
         evaluate_every=100,
     )
     if size == "base":

@@ -40,7 +40,7 @@ def get_config():
         ),
         tokenizer=TokenizerConfig(vocab_size=80),
         model=EmbeddingConfig(
-            BertConfig(hidden=16, layers=1, heads=2, mlp=16, max_positions=16, dropout=0.1)
+            BertConfig(hidden=16, layers=1, heads=2, mlp=16, max_positions=16)
         ),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         steps=12,

@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match="max_positions=64 tokens, found 65"):
         embed(module, params, tokens(2, 65))
     with pytest.raises(
-        InputError, match="sub_batches: .* divides the 8 texts, found 3"
+        InputError, match=r"sub_batches: .* divides the 8 texts, found 3"
     ):
         embed(module, params, tokens(), sub_batches=3)
     with pytest.raises(InputError, match="outputs: expected one or more of dense"):

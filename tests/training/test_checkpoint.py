@@ -52,7 +52,7 @@ def assert_same(one: TrainState, two: TrainState) -> None:
 
 
 def save(folder: Path, scores: dict[int, float]) -> TrainState:
-    like, state = build(MeshConfig(fsdp=2), 8)
+    _, state = build(MeshConfig(fsdp=2), 8)
     checkpoints = Checkpoints(folder, "score")
     for step, score in scores.items():
         checkpoints.save(at(state, step), {"data_position": step}, {"score": score})
@@ -91,7 +91,7 @@ def test_keeps_the_best_and_the_last_two(tmp_path: Path) -> None:
 
 
 def test_without_a_metric_the_last_is_the_best(tmp_path: Path) -> None:
-    like, state = build(MeshConfig(), 1)
+    _, state = build(MeshConfig(), 1)
     checkpoints = Checkpoints(tmp_path / "c", None)
     for step in (1, 2, 3):
         checkpoints.save(at(state, step), {}, {})
