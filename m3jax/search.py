@@ -97,8 +97,8 @@ def _require_finished(folder: Path) -> None:
 
 
 def _searched_by_default(model: Path) -> str:
-    """What a run was tested on, or else trained on."""
-    for data in reversed(_stages(_run(model))):
+    """What the last stage of a run was tested on, or else trained on."""
+    for data in _stages(_run(model))[-1:]:
         name = data.get("test") or data.get("train")
         if name == "builtin" or (name and Path(name).is_dir()):
             return name

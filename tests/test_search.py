@@ -49,7 +49,7 @@ def run(tmp_path: Path, model: Path) -> Path:
 
 
 def set_data(run: Path, **data: Any) -> None:
-    stages = {"first": {"data": {"train": "gone", "test": "gone"}}}
+    stages = {"first": {"data": {"train": "builtin", "test": "builtin"}}}
     stages |= {"train": {"data": {"dev": None, **data}, "steps": 3}}
     stages |= {"last": {"mesh": {"data": 1}}}
     (run / "config.json").write_text(json.dumps(stages))

@@ -102,7 +102,10 @@ def append(name: str, text: str | bytes) -> Callable[[Path], None]:
 
 
 def replace(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return change
 
 
 def nothing(folder: Path) -> None:

@@ -44,7 +44,7 @@ class Embeddings:
         dense: float32 `[... e]`, of length 1.
     """
 
-    dense: Leaf | None = None
+    dense: Leaf = None
 
 
 @jax.tree_util.register_dataclass

@@ -103,15 +103,15 @@ def make_plan(
             do="Lower --data.batch-size.",
         )
     longest = max(query_lengths.max(), passage_lengths.max())
-    edges = np.unique([*edges, longest] if longest > max(edges) else edges)
-    bucket_of = np.searchsorted(edges, passage_lengths)
+    ladder = np.unique([*edges, longest] if longest > max(edges) else edges)
+    bucket_of = np.searchsorted(ladder, passage_lengths)
     buckets = []
     longest_query = 0
     for number in np.unique(bucket_of):
         rows = np.flatnonzero(bucket_of == number)
         longest_query = max(longest_query, query_lengths[rows].max())
-        query_edge = edges[np.searchsorted(edges, longest_query)]
-        buckets.append(Bucket(int(query_edge), int(edges[number]), rows))
+        query_edge = ladder[np.searchsorted(ladder, longest_query)]
+        buckets.append(Bucket(int(query_edge), int(ladder[number]), rows))
     return Plan(tuple(buckets), batch_size, seed)
 
 

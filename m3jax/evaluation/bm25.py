@@ -100,12 +100,9 @@ def words(text: str) -> list[str]:
 @functools.cache
 def _word() -> re.Pattern[str]:
     # Python's \w leaves out marks, among them the vowel signs of Hindi.
-    marks = [
-        c
-        for c in map(chr, range(sys.maxunicode))
-        if unicodedata.combining(c) or unicodedata.category(c)[0] == "M"
-    ]
-    return re.compile(rf"(?:[^\W_]|[{''.join(marks)}])+")
+    every = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(char for char in every if unicodedata.category(char)[0] == "M")
+    return re.compile(rf"(?:[^\W_]|[{marks}])+")
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

@@ -124,16 +124,16 @@ def contrast(
     _check(query, passage, temperature, negatives, where, query_ids, passage_ids)
     b, g, _ = passage.shape
     exists = jnp.ones((b, g), bool) if where is None else where
-    first = jnp.zeros((), jnp.int32)
-    everyone = (passage, exists, query_ids, passage_ids)
-    if axis_name is not None and "passages" in negatives:
-        first = jax.lax.axis_index(axis_name) * b
-        everyone = jax.lax.all_gather(everyone, axis_name, axis=0, tiled=True)
-    elif "passages" not in negatives:
-        # Only the own group: each query meets its g passages, [b g] scores.
+    if "passages" not in negatives:
         return _own_group(query, passage, temperature, exists, passage_ids)
-    all_passage, all_exists, all_query_ids, all_passage_ids = everyone
 
+    def everyones(x: Array) -> Array:
+        if axis_name is None:
+            return x
+        return jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
+
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * b
+    all_passage, all_exists = everyones(passage), everyones(exists)
     score = scores.dense(query, all_passage.reshape(-1, query.shape[-1]))
     score = score.reshape(b, -1, g)  # [b B g], B queries on all devices
     place = first + jnp.arange(b)  # of each local query among all
@@ -144,10 +144,10 @@ def contrast(
     if "own" not in negatives:
         allowed &= ~own[:, :, None] | positive
     if query_ids is not None:
-        same = jnp.all(query_ids[:, None] == all_query_ids[None], -1)
+        same = jnp.all(query_ids[:, None] == everyones(query_ids)[None], -1)
         allowed &= ~((same & ~own)[:, :, None] & lead)
     if passage_ids is not None:
-        same = jnp.all(passage_ids[:, :1, None] == all_passage_ids[None], -1)
+        same = jnp.all(passage_ids[:, :1, None] == everyones(passage_ids)[None], -1)
         allowed &= ~same
     return _contrast(
         score.reshape(b, -1),
@@ -165,6 +165,7 @@ def _own_group(
     exists: Bool[Array, "b g"],
     passage_ids: UInt32[Array, "b g w"] | None,
 ) -> Contrast:
+    """Without in-batch negatives: each query meets its own g passages, no others."""
     score = jnp.einsum(
         "be,bge->bg",
         query,

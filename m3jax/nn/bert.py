@@ -185,7 +185,7 @@ class Bert(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=config.layers,
         )
         x, _ = stack(config, name="layers")(x, tokens.mask, rows)

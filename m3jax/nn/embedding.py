@@ -117,13 +117,15 @@ def embed(
     rngs = None if rng is None else {"dropout": rng}
 
     def apply(params: Params, tokens: Tokens, rows: jax.Array | None) -> Embeddings:
-        return module.apply(
+        embeddings = module.apply(
             {"params": params},
             tokens,
             outputs=outputs,
             rows=None if rng is None else rows,
             rngs=rngs,
         )
+        assert isinstance(embeddings, Embeddings)  # no mutable state comes with it
+        return embeddings
 
     if sub_batches == 1:
         return apply(params, tokens, rows)

@@ -16,6 +16,7 @@ from m3jax.data.records import Retrieval
 from m3jax.evaluation.table import table
 from m3jax.hub.folder import Model
 from m3jax.inference.encode import encode
+from m3jax.inference.scores import dense
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.training.plots import write_plots
 
@@ -165,10 +166,10 @@ def sample_scores(
             part,
             max_length=model.max_length,
             mesh=mesh,
-        ).dense
+        )
         for part in texts
     )
-    scores = query @ passage.T
+    scores = dense(query, passage)
     judged = np.array([[data.qrels[q].get(p, -1) for p in passages] for q in queries])
     return scores[judged > 0], scores[judged == -1]
 

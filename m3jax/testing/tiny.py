@@ -1,5 +1,6 @@
 """A model of a few thousand parameters, and a corpus of a few lines."""
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,8 +28,9 @@ def tiny_config(vocab_size: int = 64, **fields: Any) -> EmbeddingConfig:
         >>> tiny_config(layers=3).encoder.layers
         3
     """
-    small = {"hidden": 16, "layers": 2, "heads": 2, "mlp": 32, "max_positions": 64}
-    return EmbeddingConfig(BertConfig(vocab_size=vocab_size, **(small | fields)))
+    small = BertConfig(vocab_size, hidden=16, layers=2, heads=2, mlp=32)
+    fields = {"max_positions": 64} | fields
+    return EmbeddingConfig(dataclasses.replace(small, **fields))
 
 
 def tiny_tokenizer(texts: Iterable[str] = TEXTS, vocab_size: int = 64) -> Tokenizer:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import optax
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Batch, Params
@@ -33,7 +32,7 @@ class Loop:
 
     steps: int
     evaluate_every: int
-    schedule: optax.Schedule
+    schedule: Callable[[int], Any]
     about: dict[str, Any]
 
 

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, batch_sharding, make_mesh, shardings
+from m3jax.core.mesh import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    replicated,
+    shardings,
+)
 from m3jax.core.types import Embeddings, Tokens
 from m3jax.data import tokenize
 from m3jax.inference import encode as encoding
@@ -178,9 +184,9 @@ def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture) -> 
 def test_parameters_stay_where_they_are() -> None:
     mesh = make_mesh(MeshConfig())
     on_mesh = jax.device_put(np.ones(8), batch_sharding(mesh))
-    moved = on_devices({"a": on_mesh, "b": np.ones(8)}, batch_sharding(mesh))
+    moved = on_devices({"a": on_mesh, "b": np.ones(8)}, replicated(mesh))
     assert moved["a"] is on_mesh
-    assert moved["b"].sharding == batch_sharding(mesh)
+    assert moved["b"].sharding == replicated(mesh)
 
 
 @pytest.mark.parametrize(
@@ -209,17 +215,20 @@ def test_errors_say_where(texts: Any, options: dict[str, Any], message: str) -> 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 100), max_size=60).map(np.array),
+    drawn=st.lists(st.integers(1, 100), max_size=60),
+    longest=st.integers(100, 140),
     batch_tokens=st.integers(1, 3_000),
     shards=st.integers(1, 8),
 )
-def test_plan(lengths: np.ndarray, batch_tokens: int, shards: int) -> None:
-    lengths = lengths.astype(np.int64)
-    batches = plan(lengths, max_length=100, batch_tokens=batch_tokens, shards=shards)
+def test_plan(drawn: list[int], longest: int, batch_tokens: int, shards: int) -> None:
+    lengths = np.array(drawn, np.int64)
+    batches = plan(
+        lengths, max_length=longest, batch_tokens=batch_tokens, shards=shards
+    )
     members = np.concatenate([np.empty(0, int), *(one.members for one in batches)])
     assert sorted(members) == list(range(len(lengths)))
     assert (np.diff(lengths[members]) <= 0).all()  # the longest first
-    edges = [rung for rung in RUNGS if rung < 100] + [100]
+    edges = [rung for rung in RUNGS if rung < longest] + [longest]
     for batch in batches:
         assert batch.rows % shards == 0
         assert batch.rows == shards or batch.rows * batch.length <= batch_tokens

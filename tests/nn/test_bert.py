@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, embed, init
 from m3jax.testing import tiny_config
 
 
-def build(seed: int = 0, pooling="mean", **fields) -> tuple[EmbeddingModule, dict]:
+def build(
+    seed: int = 0, pooling: Any = "mean", **fields: Any
+) -> tuple[EmbeddingModule, dict]:
     config = EmbeddingConfig(tiny_config(**fields).encoder, pooling)
     module = EmbeddingModule(config)
     params = init(module, jax.random.key(seed))
@@ -135,7 +139,12 @@ def test_layers_drop_different_units() -> None:
             dropped = RowDropout(0.5)(jnp.ones_like(x), rows)
             return x, dropped
 
-    stack = nn.scan(Step, split_rngs={"dropout": True}, in_axes=nn.broadcast, length=2)
+    stack: Any = nn.scan(
+        Step,
+        split_rngs={"dropout": True},
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+        length=2,
+    )
     _, masks = stack().apply(
         {}, jnp.ones((2, 64)), jnp.arange(2), rngs={"dropout": jax.random.key(0)}
     )

@@ -5,17 +5,20 @@ import pytest
 
 from m3jax.ops.attention import attend
 
+KEY = jax.random.key(0)
+QKV = tuple[jax.Array, jax.Array, jax.Array]
+
 
 @pytest.fixture
-def qkv() -> list[jax.Array]:
-    return [jax.random.normal(key, (2, 5, 3, 4)) for key in jax.random.split(KEY, 3)]
+def qkv() -> QKV:
+    one, two, three = jax.random.normal(KEY, (3, 2, 5, 3, 4))
+    return one, two, three
 
 
-KEY = jax.random.key(0)
 MASK = jnp.array([[True] * 5, [True, True, True, False, False]])
 
 
-def test_is_the_definition(qkv: list[jax.Array]) -> None:
+def test_is_the_definition(qkv: QKV) -> None:
     query, key, value = (np.asarray(x, np.float64) for x in qkv)
     expected = np.zeros_like(value)
     for b in range(2):
@@ -28,7 +31,7 @@ def test_is_the_definition(qkv: list[jax.Array]) -> None:
     np.testing.assert_allclose(attend(*qkv, MASK), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_masked_tokens_are_not_seen(qkv: list[jax.Array]) -> None:
+def test_masked_tokens_are_not_seen(qkv: QKV) -> None:
     """Zero is no mask: the scores of real tokens may all be below it."""
     query, key, value = qkv
     key = -10 * query[:, :1] * jnp.ones_like(key)  # real tokens score far below 0
@@ -40,15 +43,16 @@ def test_masked_tokens_are_not_seen(qkv: list[jax.Array]) -> None:
     np.testing.assert_allclose(plain, changed, rtol=1e-6)
 
 
-def test_a_row_of_padding_is_finite(qkv: list[jax.Array]) -> None:
+def test_a_row_of_padding_is_finite(qkv: QKV) -> None:
     none = jnp.zeros((2, 5), bool)
-    found, back = jax.vjp(lambda *x: attend(*x, none), *qkv)
+    found, back = jax.vjp(lambda q, k, v: attend(q, k, v, none), *qkv)
     assert all(np.isfinite(x).all() for x in (found, *back(found)))
 
 
-def test_softmax_is_float32_for_bfloat16(qkv: list[jax.Array]) -> None:
-    low = [x.astype(jnp.bfloat16) for x in qkv]
-    found = attend(*low, MASK)
+def test_softmax_is_float32_for_bfloat16(qkv: QKV) -> None:
+    query, key, value = (x.astype(jnp.bfloat16) for x in qkv)
+    found = attend(query, key, value, MASK)
     assert found.dtype == jnp.bfloat16
-    exact = attend(*(x.astype(jnp.float32) for x in low), MASK)
+    query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    exact = attend(query, key, value, MASK)
     np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=2e-2)

@@ -1,12 +1,14 @@
 """The training step: one result on every mesh, at every sub-batch count."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m3jax.core import tree
 from m3jax.core.mesh import MeshConfig, batch_sharding, make_mesh
 from m3jax.core.types import Batch, Tokens
 from m3jax.nn.bert import SHARDING
@@ -41,9 +43,10 @@ def batch(seed: int, size: int = SIZE) -> Batch:
     )
 
 
-def build(mesh_config: MeshConfig, devices: int, sub_batches: int = 1, **fields):
+def build(mesh_config: MeshConfig, devices: int, sub_batches: int = 1, **fields: Any):
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
-    module = EmbeddingModule(tiny_config(**({"dropout": 0.2} | fields)))
+    fields.setdefault("dropout", 0.2)
+    module = EmbeddingModule(tiny_config(**fields))
     config = ContrastiveConfig(temperature=0.1, sub_batches=sub_batches)
     objective = contrastive(module, mesh, config)
     tx = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup=0.2), steps=10)
@@ -158,14 +161,15 @@ def test_gathered_are_embeddings_only() -> None:
 def test_optimizer_follows_its_schedule() -> None:
     config = OptimizerConfig(learning_rate=2.0, warmup=0.25, schedule="linear")
     schedule = make_schedule(config, steps=8)
-    rates = [float(schedule(step)) for step in (0, 1, 2, 5, 8)]
-    np.testing.assert_allclose(rates, [0, 1, 2, 1, 0])
+
+    def rates(schedule: Any, *steps: int) -> list[float]:
+        return [round(float(schedule(step)), 6) for step in steps]
+
+    assert rates(schedule, 0, 1, 2, 5, 8) == [0, 1, 2, 1, 0]
     cosine = make_schedule(OptimizerConfig(2.0, 0.0, "cosine"), steps=8)
-    np.testing.assert_allclose(
-        [float(cosine(s)) for s in (0, 4, 8)], [2, 1, 0], atol=1e-6
-    )
+    assert rates(cosine, 0, 4, 8) == [2, 1, 0]
     constant = make_schedule(OptimizerConfig(2.0, 0.5, "constant"), steps=8)
-    np.testing.assert_allclose([float(constant(s)) for s in (2, 4, 8)], [1, 2, 2])
+    assert rates(constant, 2, 4, 8) == [1, 2, 2]
 
 
 def test_decay_leaves_biases_and_norms_alone() -> None:
@@ -176,13 +180,13 @@ def test_decay_leaves_biases_and_norms_alone() -> None:
     updates, _ = tx.update(
         jax.tree.map(jnp.zeros_like, params), tx.init(params), params
     )
-    np.testing.assert_allclose(updates["up"]["kernel"], -0.5)
-    for leaf in (
-        updates["up"]["bias"],
-        updates["norm"]["scale"],
-        updates["norm"]["bias"],
-    ):
-        np.testing.assert_array_equal(leaf, 0)
+    moved = {name: np.asarray(x).tolist() for name, x in tree.paths(updates).items()}
+    assert moved == {
+        "norm.bias": [0, 0],
+        "norm.scale": [0, 0],
+        "up.bias": [0, 0],
+        "up.kernel": [-0.5, -0.5],
+    }
 
 
 def test_gradients_are_clipped() -> None:

@@ -1,0 +1,81 @@
+"""README.md: its commands are real, its links lead somewhere, its code runs."""
+
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3jax import losses
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_links_and_pictures_exist() -> None:
+    links = [x for x in re.findall(r"\]\(([^)]+)\)", README) if "://" not in x]
+    assert len(links) >= 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_flags_are_real(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from m3jax import train
+
+    monkeypatch.setattr(
+        sys, "argv", ["train", "--config", str(ROOT / "configs/pairs.py"), "--help"]
+    )
+    with pytest.raises(SystemExit):
+        train.main()
+    known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
+    rows = re.findall(r"^\| `(--.*?)`", README, re.MULTILINE)
+    shell = "\n".join([*rows, *blocks("sh")])
+    told = set(re.findall(r"--[a-z][a-z.-]+(?![a-z_])", shell.split("XLA_FLAGS")[0]))
+    assert len(told) >= 5
+    assert told - known - {"--model"} == set()  # --model belongs to search
+
+
+def test_the_loss_example_runs_on_all_devices() -> None:
+    (code,) = [block for block in blocks("python") if "info_nce" in block]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    rng = np.random.default_rng(0)
+    params = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
+    query = jnp.asarray(rng.normal(size=(16, 16)) * 0.05, jnp.float32)
+    passage = jnp.asarray(rng.normal(size=(16, 2, 16)) * 0.05, jnp.float32)
+
+    @jax.value_and_grad
+    def expected(params: jax.Array) -> jax.Array:
+        loss = losses.info_nce(query @ params, passage @ params, temperature=0.02)
+        return loss.mean()
+
+    assert jax.device_count() == 8
+    value, gradient = names["loss"](params, query, passage)
+    np.testing.assert_allclose(value, expected(params)[0], rtol=1e-5)
+    largest = float(jnp.abs(gradient).max())
+    np.testing.assert_allclose(gradient, expected(params)[1], atol=1e-5 * largest)
+
+
+def test_configs_are_what_they_say() -> None:
+    """Every config gives every size that it names, and says how it is started."""
+    from m3jax.core import config
+    from m3jax.pipeline.train import Train
+
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert f"--config configs/{path.name}" in text.split('"""')[1]
+        get_config = config.load(path)
+        sizes = config.sizes_of(get_config)
+        assert "smoke" in sizes
+        for size in sizes:
+            stage = config.call(get_config, size=size, where=str(path))
+            assert isinstance(stage, Train)
+            assert stage.steps <= 20 or size != "smoke"
