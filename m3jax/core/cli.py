@@ -1,6 +1,7 @@
 """How every program starts and ends."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -32,6 +33,10 @@ def run(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough, as in "... | head -1".
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno not in _DISK:
             raise

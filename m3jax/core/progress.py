@@ -30,11 +30,16 @@ def bar(
     from rich import progress
     from rich.console import Console
 
+    class SpeedColumn(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> str:
+            return "" if task.speed is None else f"{task.speed:,.0f}/s"
+
     columns = (
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn(unit),
+        SpeedColumn(),
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(

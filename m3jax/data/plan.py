@@ -73,8 +73,8 @@ def make_plan(
 
     A row belongs to the shortest bucket that holds its longest passage. Queries of a
     bucket are padded to the smallest edge that holds the longest of them and of all
-    shorter buckets, whose remainders move up; so a bucket has one shape, and is
-    compiled once.
+    shorter buckets, whose remainders move up, and no further than the longest query;
+    so a bucket has one shape, and is compiled once.
 
     Args:
         query_lengths: tokens of each row's query, truncated.
@@ -111,6 +111,7 @@ def make_plan(
         rows = np.flatnonzero(bucket_of == number)
         longest_query = max(longest_query, query_lengths[rows].max())
         query_edge = ladder[np.searchsorted(ladder, longest_query)]
+        query_edge = min(query_edge, query_lengths.max())
         buckets.append(Bucket(int(query_edge), int(ladder[number]), rows))
     return Plan(tuple(buckets), batch_size, seed)
 

@@ -1,6 +1,10 @@
 import errno
+import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +51,37 @@ def test_input_error_survives_pickling() -> None:
     error = InputError("a", "b", where="w", do="d")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert os.linesep not in str(error)
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    program = (
+        "from m3jax.core import cli; cli.run(lambda: [print(i) for i in range(10**6)])"
+    )
+    done = subprocess.run(
+        f'"{sys.executable}" -c "{program}" | head -1',
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "0\n" and done.stderr == ""
+
+
+def test_progress_is_shown_on_a_terminal_and_leaves_nothing(monkeypatch) -> None:
+    from m3jax.core import progress
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.bar("encode", 10, "texts") as advance:
+        for _ in range(5):
+            advance(2)
+    assert "encode" in terminal.getvalue() and "texts" in terminal.getvalue()
+    quiet = Terminal()
+    monkeypatch.setattr(sys, "stderr", quiet)
+    with progress.bar("encode", 10, "texts", show=False) as advance:
+        advance(10)
+    assert quiet.getvalue() == ""

@@ -257,7 +257,7 @@ def test_contrast_counts(inputs: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"temperature": 0}, "temperature: expected a temperature above 0, found 0"),
+        ({"temperature": 0.0}, "temperature: expected a temperature above 0, found 0"),
         ({"temperature": -0.1}, "found -0.1"),
         ({"temperature": float("nan")}, "found nan"),
         ({"negatives": ("own", "others")}, "found others"),
