@@ -28,7 +28,11 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
     if not folder.exists():
         return
     saved = folder / "config.json"
-    if not folder.is_dir() or (any(folder.iterdir()) and not saved.exists()):
+    # A kill in the very first write leaves a hidden file, and no run yet.
+    if not folder.is_dir() or (
+        any(not path.name.startswith(".") for path in folder.iterdir())
+        and not saved.exists()
+    ):
         raise InputError(
             "a run folder, or none",
             "a file" if not folder.is_dir() else "a folder with other things in it",
@@ -67,7 +71,11 @@ def open_folder(
         OSError: the folder cannot be written to.
     """
     if fresh and folder.exists():
-        shutil.rmtree(folder)
+        # Out of the way at once: half a run under this name would be no run.
+        old = folder.with_name(f".{folder.name}.old.tmp")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        shutil.rmtree(old)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lineage.json"
     if path.exists():

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from m3jax.core.errors import InputError
+from m3jax.data.pipeline import Data
+from m3jax.data.records import Pairs, Retrieval
+from m3jax.pipeline import run
+
+CONFIG = {"train": {"seed": 0, "steps": 3}}
+LINEAGE = {"data": {"train": {"rows": 2, "fingerprint": "ab"}}, "versions": {}}
+
+
+def start(folder: Path, config: dict = CONFIG, lineage: dict = LINEAGE, fresh=False):
+    run.check_folder(folder, config, fresh=fresh)
+    run.open_folder(folder, config, lineage, fresh=fresh)
+
+
+def test_a_run_goes_on_under_its_own_config(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    start(folder)
+    (folder / "metrics.jsonl").write_text("kept")
+    start(folder)
+    assert (folder / "metrics.jsonl").read_text() == "kept"
+    with pytest.raises(InputError, match=r"train\.seed: 0 -> 1"):
+        start(folder, {"train": {"seed": 1, "steps": 3}})
+
+
+def test_fresh_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    start(folder)
+    (folder / "metrics.jsonl").write_text("old")
+    (tmp_path / "beside").write_text("kept")
+    start(folder, {"train": {"seed": 1}}, fresh=True)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "lineage.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "beside"}
+
+
+def test_fresh_spares_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="other things in it"):
+        start(tmp_path, fresh=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("left", [[], [".config.json.9.tmp"], ["config.json"]])
+def test_killed_in_the_first_moment(tmp_path: Path, left: list[str]) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text('{"train": {"seed": 0, "steps": 3}}')
+    start(folder)
+    assert (folder / "lineage.json").exists()
+
+
+def test_other_data_is_noticed(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    changed = {"data": {"train": {"rows": 2, "fingerprint": "cd"}}, "versions": {}}
+    with pytest.raises(InputError, match=r"data\.train\.fingerprint: ab -> cd"):
+        start(tmp_path / "run", lineage=changed)
+    # Another version of a library is no reason to stop.
+    start(tmp_path / "run", lineage=LINEAGE | {"versions": {"jax": "9"}})
+
+
+def test_the_fingerprint_is_of_the_content() -> None:
+    def fingerprint(*rows: Pairs) -> str:
+        described = run.describe(Data(rows, None, Retrieval({}, {}, {})))
+        return described["data"]["train"]["fingerprint"]
+
+    one, two = Pairs("a", ("b",)), Pairs("c", ("d",), ("e",))
+    assert fingerprint(one, two) == fingerprint(one, two)
+    assert len({fingerprint(one, two), fingerprint(two, one), fingerprint(one)}) == 3
