@@ -2,7 +2,7 @@
 
     python -m m3jax.train --config configs/quickstart.py
 
-Hardware: any laptop; about 2 minutes on 2 cores. Nothing is downloaded.
+Hardware: any laptop; 2 to 3 minutes on 2 cores. Nothing is downloaded.
 Data: the built-in set; a query is the first sentence of a docstring, its passage the
 code without the docstring. No top-level module is in two of train, dev and test.
 Expected: nDCG@10 on the test set from about 0.07 to about 0.30 (BM25: 0.45).
