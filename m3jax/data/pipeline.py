@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,15 @@ def open_data(config: DataConfig) -> Data:
             where=config.train,
             do="Lower --data.batch-size.",
         )
-    return Data(rows, dev if dev is not None and dev.queries else None, test)
+    if len(dev.queries) < 2 or len(dev.corpus) < 2:
+        print(
+            f"warning: {len(dev.queries)} queries and {len(dev.corpus)} passages were "
+            "held out, too few for a dev set: the last checkpoint is kept, not the "
+            "best; --data.dev names a set to choose by",
+            file=sys.stderr,
+        )
+        return Data(rows, None, test)
+    return Data(rows, dev, test)
 
 
 def _retrieval(name: str, part: Any) -> Retrieval:
@@ -156,13 +165,14 @@ def make_plan(
             texts = [
                 config.prompts.passage + text
                 for row in part
-                for text in row.pos + row.neg
+                for text in _candidates(row, config)
             ]
             lengths = iter(
                 tokenize.encode(tokenizer, texts, max_length=config.passage_length)
             )
             passages[first : first + len(part)] = [
-                max(len(next(lengths)) for _ in row.pos + row.neg) for row in part
+                max(len(next(lengths)) for _ in _candidates(row, config))
+                for row in part
             ]
             advance(len(part))
     longest = max(config.query_length, config.passage_length)
@@ -173,6 +183,11 @@ def make_plan(
         batch_size=config.batch_size,
         seed=seed,
     )
+
+
+def _candidates(row: Pairs, config: DataConfig) -> tuple[str, ...]:
+    """The texts that may come into a batch with a row."""
+    return row.pos + row.neg if config.negatives else row.pos
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -51,8 +51,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special ones included."""
-        return self.backend.get_vocab_size()
+        """Rows that a table of all ids needs; some vocabularies have gaps."""
+        return max(self.backend.get_vocab().values()) + 1
 
 
 def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:

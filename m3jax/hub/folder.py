@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +75,16 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         files.write_text(new / "README.md", readme)
         # Replacing deletes what is there, so nothing of somebody else's may be.
         _refuse_others(folder, {WEIGHTS, *(file.name for file in new.iterdir())})
-        safetensors.numpy.save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        try:
+            safetensors.numpy.save_file(
+                tensors, new / WEIGHTS, metadata={"format": "pt"}
+            )
+        except safetensors.SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            number = int(code.group(1))
+            raise OSError(number, os.strerror(number), str(folder)) from None
         (new / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read
 
 

@@ -142,10 +142,10 @@ def contrast(
     positive = own[:, :, None] & lead
     allowed = jnp.broadcast_to(all_exists[None], score.shape)
     if "own" not in negatives:
-        allowed &= ~own[:, :, None] | positive
+        allowed &= ~own[:, :, None]
     if query_ids is not None:
         same = jnp.all(query_ids[:, None] == everyones(query_ids)[None], -1)
-        allowed &= ~((same & ~own)[:, :, None] & lead)
+        allowed &= ~(same[:, :, None] & lead)
     if passage_ids is not None:
         same = jnp.all(passage_ids[:, :1, None] == everyones(passage_ids)[None], -1)
         allowed &= ~same

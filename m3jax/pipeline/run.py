@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+from collections.abc import Iterable
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
@@ -28,11 +29,7 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
     if not folder.exists():
         return
     saved = folder / "config.json"
-    # A kill in the very first write leaves a hidden file, and no run yet.
-    if not folder.is_dir() or (
-        any(not path.name.startswith(".") for path in folder.iterdir())
-        and not saved.exists()
-    ):
+    if not folder.is_dir() or not _is_run(folder):
         raise InputError(
             "a run folder, or none",
             "a file" if not folder.is_dir() else "a folder with other things in it",
@@ -53,6 +50,17 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
             where=str(folder),
             do="Name another --run-dir, or start it anew with --fresh.",
         )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, or was to become one when it was interrupted.
+
+    Many kinds of folders have a config.json; only ours has a lineage.json too.
+    """
+    if (folder / "lineage.json").exists():
+        return True
+    names = {path.name for path in folder.iterdir()}
+    return all(name == "config.json" or name.startswith(".") for name in names)
 
 
 def open_folder(
@@ -101,15 +109,18 @@ def describe(data: Data) -> dict[str, Any]:
     Returns:
         JSON values.
     """
-    content = blake2b(digest_size=8)
-    for row in data.rows:
-        content.update(repr(row).encode())
     sets = {"dev": data.dev, "test": data.test}
     return {
         "data": {
-            "train": {"rows": len(data.rows), "fingerprint": content.hexdigest()},
+            "train": {"rows": len(data.rows), "fingerprint": _fingerprint(data.rows)},
             **{
-                name: {"queries": len(one.queries), "passages": len(one.corpus)}
+                name: {
+                    "queries": len(one.queries),
+                    "passages": len(one.corpus),
+                    "fingerprint": _fingerprint(
+                        [*one.queries.items(), *one.corpus.items(), *one.qrels.items()]
+                    ),
+                }
                 for name, one in sets.items()
                 if one is not None
             },
@@ -122,3 +133,10 @@ def describe(data: Data) -> dict[str, Any]:
             },
         },
     }
+
+
+def _fingerprint(rows: Iterable[Any]) -> str:
+    content = blake2b(digest_size=8)
+    for row in rows:
+        content.update(repr(row).encode())
+    return content.hexdigest()

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 from m3jax.core import config as configs
 from m3jax.core import files
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import MeshConfig, make_mesh, shardings
 from m3jax.core.types import Params
 from m3jax.data import batches, pipeline, tokenize
 from m3jax.data.pipeline import Data, DataConfig
@@ -20,8 +21,9 @@ from m3jax.data.records import Retrieval
 from m3jax.data.tokenize import Tokenizer, TokenizerConfig
 from m3jax.evaluation import bm25, retrieval
 from m3jax.hub.folder import Model, save
+from m3jax.losses.contrastive import BLOCKS
 from m3jax.nn.bert import SHARDING
-from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, init
 from m3jax.pipeline import report, run
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
@@ -68,12 +70,25 @@ def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
             not finite.
         OSError: the run folder cannot be written to.
     """
+    if jax.process_count() > 1:
+        raise InputError(
+            "one process with all devices",
+            f"{jax.process_count()} processes",
+            where="jax.distributed",
+            do="Training on several hosts is not there yet.",
+        )
     config = {STAGE: configs.to_dict(stage)}
     _check(stage)
     run.check_folder(folder, config, fresh=fresh)
     mesh = make_mesh(stage.mesh)
+    shapes = jax.eval_shape(
+        lambda: init(EmbeddingModule(stage.model), jax.random.key(0))
+    )
+    shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
     pipeline.check_batch(stage.data, mesh, stage.objective.sub_batches)
     data = pipeline.open_data(stage.data)
+    if stage.tokenizer.pretrained is not None:
+        tokenize.load(stage.tokenizer.pretrained)  # it is there, before we write
     run.open_folder(folder, config, run.describe(data), fresh=fresh)
     if report.is_finished(folder):
         print(f"{folder} is finished; --fresh starts it anew.")
@@ -84,53 +99,64 @@ def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
 
 def _check(stage: Train) -> None:
     """Refuse numbers that no run can have, before anything is read."""
-    data, encoder = stage.data, stage.model.encoder
-    longest = max(data.query_length, data.passage_length)
+    data, encoder, objective = stage.data, stage.model.encoder, stage.objective
+    lengths = (data.query_length, data.passage_length)
+    at_least = {
+        "steps": (stage.steps, 1),
+        "evaluate_every": (stage.evaluate_every, 1),
+        "seed": (stage.seed, 0),
+        "data.negatives": (data.negatives, 0),
+        "data.workers": (data.workers, 0),
+        "data.query_length": (data.query_length, 3),
+        "data.passage_length": (data.passage_length, 3),
+        "data.buckets": (min(data.buckets, default=0), 3),
+        "tokenizer.vocab_size": (stage.tokenizer.vocab_size, 10),
+        "model.encoder.hidden": (encoder.hidden, 1),
+        "model.encoder.layers": (encoder.layers, 1),
+        "model.encoder.heads": (encoder.heads, 1),
+        "model.encoder.mlp": (encoder.mlp, 1),
+        "objective.sub_batches": (objective.sub_batches, 1),
+    }
     rules = [
-        (stage.steps >= 1, "steps", "at least 1", stage.steps),
+        (found >= least, name, f"at least {least}", found)
+        for name, (found, least) in at_least.items()
+    ]
+    rules += [
         (
-            stage.evaluate_every >= 1,
-            "evaluate_every",
-            "at least 1",
-            stage.evaluate_every,
-        ),
-        (data.negatives >= 0, "data.negatives", "at least 0", data.negatives),
-        (data.workers >= 0, "data.workers", "at least 0", data.workers),
-        (
-            min(data.query_length, data.passage_length, *data.buckets, 9) >= 3,
-            "data lengths and buckets",
-            "at least 3 tokens",
-            f"{data.query_length}, {data.passage_length}, {data.buckets}",
-        ),
-        (
-            longest <= encoder.max_positions,
+            max(lengths) <= encoder.max_positions,
             "data lengths",
-            f"at most model.encoder.max_positions={encoder.max_positions}",
-            longest,
+            f"at most model.encoder.max_positions={encoder.max_positions} tokens",
+            max(lengths),
         ),
         (
-            encoder.hidden % encoder.heads == 0,
+            encoder.hidden % max(encoder.heads, 1) == 0,
             "model.encoder.heads",
             f"a divisor of hidden={encoder.hidden}",
             encoder.heads,
         ),
         (
-            stage.objective.temperature > 0,
+            0 <= encoder.dropout < 1,
+            "model.encoder.dropout",
+            "a share from 0 to below 1",
+            encoder.dropout,
+        ),
+        (
+            objective.temperature > 0,
             "objective.temperature",
             "above 0",
-            stage.objective.temperature,
+            objective.temperature,
+        ),
+        (
+            bool(objective.negatives) and set(objective.negatives) <= set(BLOCKS),
+            "objective.negatives",
+            f"one or more of {', '.join(BLOCKS)}",
+            ", ".join(objective.negatives) or "none",
         ),
         (
             0 <= stage.optimizer.warmup <= 1,
             "optimizer.warmup",
             "a share from 0 to 1",
             stage.optimizer.warmup,
-        ),
-        (
-            stage.objective.sub_batches >= 1,
-            "objective.sub_batches",
-            "at least 1",
-            stage.objective.sub_batches,
         ),
     ]
     for holds, where, expected, found in rules:
@@ -212,6 +238,7 @@ def _fit(
     """Train from the last checkpoint, or from nothing; returns what dev selects."""
     objective = contrastive(module, mesh, stage.objective)
     tx = make_optimizer(stage.optimizer, stage.steps)
+    schedule = make_schedule(stage.optimizer, stage.steps)
     like = abstract_state(module, objective, tx, mesh, SHARDING)
     dev = data.dev
     checkpoints = Checkpoints(folder / STAGE / "checkpoints", SELECTS if dev else None)
@@ -243,12 +270,11 @@ def _fit(
     with contextlib.closing(stream), contextlib.closing(writer):
         state = train(
             state,
-            make_step(objective, tx, mesh, like),
+            make_step(objective, tx, schedule, mesh, like),
             stream,
             Loop(
                 steps=stage.steps,
                 evaluate_every=stage.evaluate_every,
-                schedule=make_schedule(stage.optimizer, stage.steps),
                 about={"config": configs.to_dict(stage)},
             ),
             evaluators=(

@@ -1,5 +1,6 @@
 """Checkpoints: written beside the training, whole or not there, checked when read."""
 
+import json
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
+        self._check_metrics()
         keep: list[Any] = [checkpoint_managers.LatestN(2)]
         if self._metric is not None:
             keep.append(checkpoint_managers.BestN(get_metric_fn=self._value, n=1))
@@ -46,6 +48,18 @@ class Checkpoints:
                     cleanup_tmp_directories=True,
                 ),
             )
+
+    def _check_metrics(self) -> None:
+        """A step whose metrics cannot be read could not be compared with the others."""
+        if self._metric is None or not self._folder.is_dir():
+            return
+        for step in self._folder.iterdir():
+            if step.name.isdigit():
+                try:
+                    text = (step / "metrics" / "metrics").read_text(encoding="utf-8")
+                    json.loads(text)[self._metric]
+                except (OSError, ValueError, KeyError, TypeError):
+                    _move_aside(step, "its metrics cannot be read")
 
     def _value(self, metrics: dict[str, float]) -> float:
         assert self._metric is not None
@@ -100,9 +114,13 @@ class Checkpoints:
         while (step := self._manager.latest_step()) is not None:
             try:
                 return self._restore(step, like)
+            except (MemoryError, PermissionError):
+                raise
             # Damage shows as anything from a missing file to a bad checksum.
             except Exception as error:
-                self._set_aside(step, error)
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise  # the device is too small, the checkpoint is whole
+                self._set_aside(step, str(error) or type(error).__name__)
         return None
 
     def restore_best(self, state: TrainState) -> tuple[int, Params]:
@@ -131,21 +149,10 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(_to_dict(like)))
         return TrainState(**self._manager.restore(step, args=args)["state"])
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        aside = self._folder.parent / "damaged" / str(step)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
+    def _set_aside(self, step: int, reason: str) -> None:
         self._manager.close()
-        os.replace(self._folder / str(step), aside)
+        _move_aside(self._folder / str(step), reason)
         self._manager = self._open()
-        before = self._manager.latest_step()
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(
-            f"warning: the checkpoint of step {step} is damaged ({reason}); it is now "
-            f"at {aside}, and the training goes on from "
-            f"{'the start' if before is None else f'step {before}'}",
-            file=sys.stderr,
-        )
 
 
 def _keep_quiet() -> None:
@@ -162,6 +169,22 @@ def _keep_quiet() -> None:
             tell(raised)
 
     sys.unraisablehook = hook
+
+
+def _move_aside(checkpoint: Path, reason: str) -> None:
+    """Keep a damaged checkpoint, where no restart looks for it, and say so."""
+    aside = checkpoint.parent.parent / "damaged" / checkpoint.name
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    os.replace(checkpoint, aside)
+    steps = [int(x.name) for x in checkpoint.parent.iterdir() if x.name.isdigit()]
+    before = f"step {max(steps)}" if steps else "the start"
+    print(
+        f"warning: the checkpoint of step {checkpoint.name} is damaged "
+        f"({' '.join(reason.split())[:200]}); it is now at {aside}, and the training "
+        f"goes on from {before}",
+        file=sys.stderr,
+    )
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The training loop: dispatch a step, then read what the one before said."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,13 +27,11 @@ class Loop:
     Attributes:
         steps: updates in all.
         evaluate_every: updates between two evaluations, each with a checkpoint.
-        schedule: learning rate of a step, for the record.
         about: saved with every checkpoint.
     """
 
     steps: int
     evaluate_every: int
-    schedule: Callable[[int], Any]
     about: dict[str, Any]
 
 
@@ -78,10 +77,13 @@ def train(
     number = int(state.step)
     saved = number
     before: _Dispatched | None = None
-    with Display(loop.steps, number) as display:
+    with contextlib.ExitStack() as stack:
+        # However the training ends, what was saved is first on the disk.
+        stack.callback(checkpoints.wait)
+        display = stack.enter_context(Display(loop.steps, number))
 
         def record(done: _Dispatched) -> None:
-            values = _read(done, loop, saved)
+            values = _read(done, saved)
             speed = display.update(
                 done.step,
                 values,
@@ -121,11 +123,10 @@ def train(
                 checkpoints.save(state, about, results)
                 saved = number
                 display.resume()
-    checkpoints.wait()
     return state
 
 
-def _read(done: _Dispatched, loop: Loop, saved: int) -> dict[str, float]:
+def _read(done: _Dispatched, saved: int) -> dict[str, float]:
     """Wait for a step and check that it went well."""
     values = {name: float(x) for name, x in jax.device_get(done.metrics).items()}
     for name in ("loss", "gradient_norm", "parameter_norm"):
@@ -141,6 +142,4 @@ def _read(done: _Dispatched, loop: Loop, saved: int) -> dict[str, float]:
                 where=f"step {done.step}",
                 do=f"{kept}; lower --optimizer.learning-rate, or look at the data.",
             )
-    # The learning rate of the update that took the state from step - 1 to step.
-    values["learning_rate"] = float(loop.schedule(done.step - 1))
     return values

@@ -48,7 +48,7 @@ def write_plots(
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     _save(figure, folder / "loss.png")
 
-    if positive is None or negative is None:
+    if positive is None or negative is None or not len(positive) or not len(negative):
         return
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")

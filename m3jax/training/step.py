@@ -19,6 +19,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 def make_step(
     objective: Objective,
     tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
     mesh: Mesh,
     like: TrainState,
 ) -> Step:
@@ -30,12 +31,13 @@ def make_step(
     Args:
         objective: what is minimised.
         tx: the optimizer.
+        schedule: its learning rate, for the record.
         mesh: the devices.
         like: what `abstract_state` returned; results are pinned to its shardings.
 
     Returns:
         (state, batch) -> (state, metrics); the old state is gone. Metrics are scalars:
-        loss, gradient_norm, parameter_norm (after the update), tokens and what the
+        loss, gradient_norm, parameter_norm (after the update), learning_rate, tokens and what the
         objective adds.
     """
     layout = jax.tree.map(lambda leaf: leaf.sharding, like)
@@ -73,6 +75,7 @@ def make_step(
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradient),
             "parameter_norm": optax.tree.norm(params),
+            "learning_rate": schedule(state.step),
             "tokens": batch.query.mask.sum() + batch.passage.mask.sum(),
         }
         return new, metrics

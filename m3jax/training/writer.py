@@ -1,10 +1,16 @@
 """What a run says: metrics.jsonl, and event files for TensorBoard."""
 
+import contextlib
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from m3jax.core import files
 
@@ -24,15 +30,17 @@ class Writer:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from tensorboardX import SummaryWriter  # takes a second
-
         path = folder / "metrics.jsonl"
         kept = [row for row in read(folder) if row["step"] <= step] if step else []
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._lines = open(path, "a", encoding="utf-8")
-        self._events = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=step + 1 if step else None
-        )
+        events = folder / "tensorboard"
+        events.mkdir(exist_ok=True)
+        # Written by this thread: the library's own would die on a full disk and leave
+        # its callers waiting for ever.
+        self._events = EventsWriter(str(events / "events"))
+        started = SessionLog(status=SessionLog.START)  # forget what came after `step`
+        self._event(step + 1, session_log=started)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add one line.
@@ -47,12 +55,16 @@ class Writer:
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._event(step, summary=scalar(name, value))
+        self._events.flush()
 
     def close(self) -> None:
         """Flush both files."""
-        self._lines.close()
-        self._events.close()
+        with contextlib.closing(self._lines):
+            self._events.close()
+
+    def _event(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -43,6 +43,15 @@ def test_fresh_spares_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_another_programs_config_makes_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(InputError, match="other things in it"):
+            start(tmp_path, fresh=fresh)
+    assert (tmp_path / "thesis.tex").exists()
+
+
 @pytest.mark.parametrize("left", [[], [".config.json.9.tmp"], ["config.json"]])
 def test_killed_in_the_first_moment(tmp_path: Path, left: list[str]) -> None:
     folder = tmp_path / "run"

@@ -101,7 +101,7 @@ def test_without_a_metric_the_last_is_the_best(tmp_path: Path) -> None:
     assert checkpoints.restore_best(at(state, 3))[0] == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "zeros", "gone", "empty folder"])
+@pytest.mark.parametrize("damage", ["cut", "zeros", "gone", "empty folder", "metrics"])
 def test_a_damaged_step_gives_way_to_the_one_before(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -117,6 +117,8 @@ def test_a_damaged_step_gives_way_to_the_one_before(
             path.write_bytes(b"\0" * size)
         elif damage == "gone":
             path.unlink()
+    if damage == "metrics":
+        (folder / "6" / "metrics" / "metrics").write_text("\0\0")
     if damage == "empty folder":
         shutil.rmtree(folder / "6" / "state")
     like, _ = build(MeshConfig(), 1)

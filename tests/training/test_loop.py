@@ -41,7 +41,14 @@ class Recorder(Checkpoints):
         self.waited = len(self.saved)
 
 
-def run(tmp_path: Path, *, steps: int, first: int = 0, bad: dict | None = None):
+def run(
+    tmp_path: Path,
+    *,
+    steps: int,
+    first: int = 0,
+    bad: dict | None = None,
+    checkpoints: Recorder | None = None,
+):
     state = TrainState(jnp.int32(first), {}, {}, {}, jnp.zeros(2))
     taken: list[int] = []
 
@@ -49,11 +56,14 @@ def run(tmp_path: Path, *, steps: int, first: int = 0, bad: dict | None = None):
         number = int(state.step) + 1
         taken.append(number)
         metrics = {"loss": 1.0 / number, "gradient_norm": 1.0, "parameter_norm": 1.0}
-        metrics |= {"tokens": 30.0} | (bad or {}).get(number, {})
+        metrics |= {"tokens": 30.0, "learning_rate": (number - 1) * 0.5} | (
+            bad or {}
+        ).get(number, {})
         new = TrainState(jnp.int32(number), {}, {}, {}, state.rng)
         return new, {name: jnp.float32(x) for name, x in metrics.items()}
 
-    checkpoints, writer = Recorder(), Writer(tmp_path, first)
+    checkpoints = checkpoints or Recorder()
+    writer = Writer(tmp_path, first)
     evaluated: list[int] = []
 
     def evaluate(params, step: int) -> dict[str, float]:
@@ -65,7 +75,7 @@ def run(tmp_path: Path, *, steps: int, first: int = 0, bad: dict | None = None):
             state,
             step,
             iter([batch() for _ in range(steps - first)]),
-            Loop(steps, 3, lambda step: step * 0.5, {"config": "c"}),
+            Loop(steps, 3, {"config": "c"}),
             evaluators={"dev": evaluate},
             checkpoints=checkpoints,
             writer=writer,
@@ -118,8 +128,11 @@ def test_stops_where_a_number_is_not_finite(
 
 
 def test_a_bad_last_step_is_not_saved(tmp_path: Path) -> None:
+    recorder = Recorder()
     with pytest.raises(InputError, match="step 8"):
-        run(tmp_path, steps=8, bad={8: {"loss": float("nan")}})
+        run(tmp_path, steps=8, bad={8: {"loss": float("nan")}}, checkpoints=recorder)
+    assert [step for step, _, _ in recorder.saved] == [3, 6]
+    assert recorder.waited == 2, "what was saved is on the disk before the end"
     assert all("dev/ndcg@10" not in row or row["step"] < 8 for row in read(tmp_path))
 
 

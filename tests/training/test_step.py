@@ -49,10 +49,12 @@ def build(mesh_config: MeshConfig, devices: int, sub_batches: int = 1, **fields:
     module = EmbeddingModule(tiny_config(**fields))
     config = ContrastiveConfig(temperature=0.1, sub_batches=sub_batches)
     objective = contrastive(module, mesh, config)
-    tx = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup=0.2), steps=10)
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup=0.2)
+    tx = make_optimizer(optimizer, steps=10)
     like = abstract_state(module, objective, tx, mesh, SHARDING)
     state = new_state(module, objective, tx, like, seed=0)
-    return mesh, like, state, make_step(objective, tx, mesh, like)
+    schedule = make_schedule(optimizer, steps=10)
+    return mesh, like, state, make_step(objective, tx, schedule, mesh, like)
 
 
 def run(mesh_config: MeshConfig, devices: int, sub_batches: int = 1, steps: int = 4):
