@@ -1,4 +1,4 @@
-"""Train, merge, evaluate and use text-embedding models in JAX.
+"""Train, evaluate and use text-embedding models in JAX.
 
 Everything is imported when it is first used: `import m3jax.losses` needs jax only.
 """

@@ -25,6 +25,19 @@ def test_links_and_pictures_exist() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_tables_hold_numbers_and_nothing_is_left_out() -> None:
+    lines = README.splitlines()
+    assert not [line for line in lines if re.fullmatch(r"[A-Z_]{4,}", line)]
+    for title, rows in (("739 queries", 3), ("1,492 queries", 3)):
+        at = next(i for i, line in enumerate(lines) if title in line)
+        numbers = [
+            [float(cell) for cell in line.split("|")[2:5]]
+            for line in lines[at + 2 : at + 2 + rows]
+        ]
+        assert all(0 < x < 1 for row in numbers for x in row)
+        assert numbers[1][0] > 2 * numbers[0][0]
+
+
 def test_flags_are_real(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -89,6 +89,29 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def split_rows(x: jax.Array) -> jax.Array:
+    """Keep the rows of activations divided over data and fsdp, where a mesh is ambient.
+
+    Left alone, the compiler follows a table that fsdp divides by its width, and gives
+    every device all rows: more memory and twice the work, for the same result.
+
+    Args:
+        x: `[b ...]`.
+
+    Returns:
+        x, constrained under a mesh with automatic axes of these names, else as it is.
+
+    Example:
+        >>> split_rows(jax.numpy.ones(2)).tolist()
+        [1.0, 1.0]
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(kinds.get(axis) != AxisType.Auto for axis in BATCH_AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device.
 

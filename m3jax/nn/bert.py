@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from m3jax.core.errors import InputError
+from m3jax.core.mesh import split_rows
 from m3jax.core.types import Tokens
 from m3jax.nn.layers import RowDropout, dense
 from m3jax.ops.attention import attend
@@ -115,7 +116,7 @@ class Layer(nn.Module):
     ) -> tuple[Float[Array, "b l d"], None]:
         """Attention, then MLP."""
         x = Attention(self.config, name="attention")(x, mask, rows)
-        return Mlp(self.config, name="mlp")(x, rows), None
+        return split_rows(Mlp(self.config, name="mlp")(x, rows)), None
 
 
 class Bert(nn.Module):
@@ -171,7 +172,7 @@ class Bert(nn.Module):
             + table(config.type_vocab, "token_type")(jnp.zeros_like(tokens.ids))
         )
         x = nn.LayerNorm(epsilon=config.norm_eps, dtype=dtype, name="norm")(x)
-        x = RowDropout(config.dropout)(x, rows)
+        x = split_rows(RowDropout(config.dropout)(x, rows))
         layer = Layer
         if config.remat != "none":
             # prevent_cse is needless under scan, and would stop fusions.

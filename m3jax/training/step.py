@@ -37,8 +37,8 @@ def make_step(
 
     Returns:
         (state, batch) -> (state, metrics); the old state is gone. Metrics are scalars:
-        loss, gradient_norm, parameter_norm (after the update), learning_rate, tokens and what the
-        objective adds.
+        loss, gradient_norm, parameter_norm (after the update), learning_rate, tokens
+        and what the objective adds.
     """
     layout = jax.tree.map(lambda leaf: leaf.sharding, like)
 
@@ -80,4 +80,10 @@ def make_step(
         }
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout, replicated(mesh)))
+    def on_mesh(
+        state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(state, batch)
+
+    return jax.jit(on_mesh, donate_argnums=0, out_shardings=(layout, replicated(mesh)))

@@ -150,6 +150,24 @@ def test_sub_batches_add_no_collective() -> None:
     assert len(collectives(2)) == len(collectives(1))
 
 
+def cost(mesh_config: MeshConfig) -> tuple[float, int]:
+    """FLOPs and temporary bytes of one device."""
+    mesh, _, state, step = build(mesh_config, 8, dropout=0.0, hidden=32)
+    on_devices = jax.device_put(batch(0, size=64), batch_sharding(mesh))
+    compiled = step.lower(state, on_devices).compile()  # type: ignore[attr-defined]
+    return compiled.cost_analysis()[
+        "flops"
+    ], compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_fsdp_divides_the_work_as_data_does() -> None:
+    """Not said otherwise, the compiler would give every device all rows."""
+    flops, temporary = cost(MeshConfig(data=8))
+    with_fsdp, temporary_with_fsdp = cost(MeshConfig(fsdp=8))
+    assert with_fsdp < 1.1 * flops
+    assert temporary_with_fsdp < 1.5 * temporary
+
+
 def test_gathered_are_embeddings_only() -> None:
     mesh, _, state, step = build(MeshConfig(), 8)
     on_devices = jax.device_put(batch(0), batch_sharding(mesh))
