@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import (  # made at run time from a description
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tensorboardX.summary import scalar
 
 from m3jax.core import files
@@ -38,9 +42,7 @@ class Writer:
         # Written by this thread: the library's own would die on a full disk and leave
         # its callers waiting for ever.
         self._events = EventsWriter(str(events / "events"))
-        started = event_pb2.SessionLog(
-            status=event_pb2.SessionLog.START
-        )  # forget what came after `step`
+        started = SessionLog(status=SessionLog.START)  # forget what came after `step`
         self._event(step + 1, session_log=started)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -65,9 +67,7 @@ class Writer:
             self._events.close()
 
     def _event(self, step: int, **content: Any) -> None:
-        self._events.write_event(
-            event_pb2.Event(step=step, wall_time=time.time(), **content)
-        )
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
