@@ -137,6 +137,25 @@ BAD = {
     "wrong value": (nothing, ["--steps", "many"], ["--steps"], "tiny.py"),
     "unknown size": (nothing, ["--size", "huge"], ["--size", "huge"], "tiny.py"),
     "no steps": (nothing, ["--steps", "0"], ["steps: expected at least 1"], "tiny.py"),
+    "unknown negatives": (
+        nothing,
+        ["--objective.negatives", "own", "others"],
+        ["objective.negatives", "own, others"],
+        "tiny.py",
+    ),
+    "no such tokenizer": (
+        nothing,
+        ["--tokenizer.pretrained", "nowhere"],
+        ["nowhere/tokenizer.json"],
+        "tiny.py",
+    ),
+    "negative seed": (
+        nothing,
+        ["--seed", "-1"],
+        ["seed: expected at least 0"],
+        "tiny.py",
+    ),
+    "no heads": (nothing, ["--model.encoder.heads", "0"], ["heads"], "tiny.py"),
     "missing data": (
         nothing,
         ["--data.train", "trian.jsonl"],
@@ -416,6 +435,30 @@ def test_a_disk_that_is_full(whole: tuple[Path, str]) -> None:
     assert last.startswith("error: ") and "file too large" in last
     assert "Traceback" not in done.stderr
     assert not (folder / "full-disk" / "model").exists()
+
+
+@pytest.mark.xdist_group("runs")
+def test_ctrl_c_is_one_line(whole: tuple[Path, str]) -> None:
+    """As a terminal sends it: to every process of the group."""
+    folder, _ = whole
+    command = [sys.executable, "-m", "m3jax.train", "--config", "tiny.py"]
+    process = subprocess.Popen(
+        [*command, "--run-dir", "stopped", "--steps", "100000"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.time() + 200
+    while not any("loss" in row for row in read(folder / "stopped")):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("interrupted; run the same command again")
 
 
 @pytest.mark.slow

@@ -99,15 +99,23 @@ def call(get_config: Callable[..., Any], *, size: str | None, where: str) -> Any
         'smoke'
     """
     sizes = sizes_of(get_config)
-    if size is None:
-        return get_config()
-    if size not in sizes:
+    if size is not None and size not in sizes:
         raise InputError(
             f"one of {', '.join(sizes)}" if sizes else "no --size for this config",
             size,
             where=f"{where}: --size",
         )
-    return get_config(size=size)
+    try:
+        return get_config() if size is None else get_config(size=size)
+    except InputError:
+        raise
+    except Exception as error:
+        line = _line_in(Path(where), error)
+        raise InputError(
+            "get_config to return a stage",
+            f"{type(error).__name__}: {error}",
+            where=f"{where}:{line}" if line else where,
+        ) from None
 
 
 def sizes_of(get_config: Callable[..., Any]) -> tuple[str, ...]:

@@ -124,10 +124,11 @@ def json_object(line: bytes | str, *, where: str) -> dict[str, object]:
         >>> json_object(b'{"a": 1}', where="a.jsonl:1")
         {'a': 1}
     """
+    text = utf8(line, where=where)
     try:
-        value = json.loads(utf8(line, where=where))
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        found = f"{error.msg} at column {error.colno}"
+        found = f"an error at column {error.colno} ({error.msg})"
         raise InputError("a line of JSON", found, where=where) from None
     except (ValueError, RecursionError) as error:  # too many digits, too deep
         raise InputError("a line of JSON", str(error), where=where) from None

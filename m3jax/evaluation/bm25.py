@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import re
 import sys
 import unicodedata
@@ -60,6 +61,7 @@ def search(data: Retrieval, k: int = 100) -> dict[str, dict[str, float]]:
     corpus = [words(text) for text in data.corpus.values()]
     if not any(corpus):
         return {query: {} for query in queries}
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index
     model = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
     model.index(corpus, show_progress=False)
     results = {}

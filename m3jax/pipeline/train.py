@@ -107,6 +107,8 @@ def _check(stage: Train) -> None:
         "seed": (stage.seed, 0),
         "data.negatives": (data.negatives, 0),
         "data.workers": (data.workers, 0),
+        "data.batch_size": (data.batch_size, 1),
+        "optimizer.learning_rate": (stage.optimizer.learning_rate, 0),
         "data.query_length": (data.query_length, 3),
         "data.passage_length": (data.passage_length, 3),
         "data.buckets": (min(data.buckets, default=0), 3),

@@ -99,6 +99,15 @@ def test_load_says_what_is_wrong(
     assert said in str(error.value)
 
 
+def test_a_config_that_fails_when_it_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("def get_config():\n    return 1 / 0\n")
+    with pytest.raises(InputError) as error:
+        config.call(config.load(path), size=None, where=str(path))
+    assert "a.py:2: expected get_config" in str(error.value)
+    assert "ZeroDivisionError" in str(error.value)
+
+
 def test_missing_config_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "quickstart.py").write_text("")
     with pytest.raises(InputError, match=r"Did you mean .*quickstart\.py\?"):

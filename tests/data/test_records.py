@@ -73,8 +73,8 @@ def bad(**changes: object) -> str:
     [
         (b'{"query": "\xff"}', "expected UTF-8, found byte 0xff at offset 11 of the"),
         ('{"query": "q",}', "expected a line of JSON, found "),
-        ("", "expected a line of JSON, found Expecting value at column 1"),
-        ('{"a": 1} {"b": 2}', "found Extra data at column 10"),
+        ("", "expected a line of JSON, found an error at column 1 (Expecting value)"),
+        ('{"a": 1} {"b": 2}', "found an error at column 10 (Extra data)"),
         ("[" * 100_000, "expected a line of JSON, found maximum recursion depth"),
         ('{"id": ' + "1" * 5_000 + "}", "expected a line of JSON, found Exceeds"),
         ('["query", "pos"]', "expected a JSON object, found a list"),
