@@ -591,7 +591,8 @@ def test_bad_folder(case, tmp_path) -> None:
 
 
 def test_dot_of_length_1_is_fine(tmp_path) -> None:
-    load(copy(tmp_path, edit(SETTINGS, similarity_fn_name="dot")))
+    model = load(copy(tmp_path, edit(SETTINGS, similarity_fn_name="dot")))
+    assert model.config == load(GOLDEN).config
 
 
 def test_no_folder(tmp_path) -> None:
