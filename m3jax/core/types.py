@@ -29,9 +29,42 @@ class Tokens:
     Attributes:
         ids: int32 `[... l]`.
         mask: bool `[... l]`, True where a token is real.
+        segments: int32 `[... l]`, which text of a packed row a token belongs to; None
+            where every row is one text.
+        types: int32 `[... l]`, 0 and 1 for the two texts of a pair; None = all 0.
     """
 
     ids: Leaf
+    mask: Leaf
+    segments: Leaf = None
+    types: Leaf = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sparse:
+    """Weights of the tokens of texts; a token's weight in a text is its largest one.
+
+    Attributes:
+        ids: int32 `[... l]`.
+        weights: float32 `[... l]`, 0 for padding and special tokens, never negative.
+    """
+
+    ids: Leaf
+    weights: Leaf
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Multivec:
+    """A vector for every token of texts.
+
+    Attributes:
+        vectors: float32 `[... l e]`, of length 1; zeros where the mask is False.
+        mask: bool `[... l]`, False for padding and for the first token, CLS.
+    """
+
+    vectors: Leaf
     mask: Leaf
 
 
@@ -42,9 +75,13 @@ class Embeddings:
 
     Attributes:
         dense: float32 `[... e]`, of length 1.
+        sparse: weights of the tokens.
+        multivec: vectors of the tokens.
     """
 
     dense: Leaf = None
+    sparse: Sparse | None = None
+    multivec: Multivec | None = None
 
 
 @jax.tree_util.register_dataclass
