@@ -320,9 +320,6 @@ def _tensor(
         raise InputError("as many strides as dimensions, 64 at most", found)
     if prod(size for size in shape if size) >= 2**48:  # beside a size of 0
         raise InputError("a shape that fits in memory", f"{shape}"[:300])
-    strides = tuple(
-        step if size > 1 else 0 for size, step in zip(shape, strides, strict=True)
-    )
     tensor = Tensor(storage, dtype, offset, shape, strides)
     held = storage.count * storage.itemsize // dtype.itemsize
     # With strides of 0 a byte could stand for any number of numbers.

@@ -70,6 +70,17 @@ def tensor(
     return start + storage(**other) + view + metadata + b"tR"
 
 
+def untyped(
+    dtype: bytes = b"ctorch\nuint16\n",
+    hooks: bytes = ORDERED,
+    type: str = "torch.storage\nUntypedStorage",
+) -> bytes:
+    """Two numbers of a type without a storage of its own; 24 bytes are stored."""
+    view = b"K\x00K\x02\x85K\x01\x85\x89" + hooks + dtype
+    start = b"ctorch._utils\n_rebuild_tensor_v3\n("
+    return start + storage(count=24, type=type) + view + b"tR"
+
+
 def state(*values: bytes) -> bytes:
     """The pickle of a dict of `values`, named "0", "1" and so on."""
     items = (text(str(key)) + value for key, value in enumerate(values))
@@ -148,6 +159,7 @@ def test_arrays_are_views_of_the_file_that_cannot_be_written() -> None:
     with pytest.raises(ValueError, match="read-only"):
         array[0, 0] = 1
     assert not array.flags.owndata
+    assert not read(GOLDEN / "zip.pt")["bool"].flags.writeable  # which is a copy
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -266,6 +278,7 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch) -> None:
         (legacy(state(tensor()), SIX)[:-1], "expected .* bytes or more"),
         (legacy(state(tensor()), SIX) + b"\0", "bytes, found"),
         (legacy(state(tensor()), SIX, machine={"little_endian": False}), "endian"),
+        (legacy(b"", {}).replace(b"M\xe9\x03.", b"M\xea\x03."), "version 1001"),
         (legacy(state(tensor()), SIX, keys=[]), "the storages of the tensors"),
         (legacy(state(tensor()), SIX, keys=["0", "0"]), "the storages of the tensors"),
         (legacy(state(tensor()), SIX, keys={"0": 1}), "a list of the keys"),
@@ -278,6 +291,7 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch) -> None:
         (zipped(state(tensor()), SIX, entries={"data.pkl": None}), r"data\.pkl, found"),
         (zipped(state(tensor()), SIX, entries={"constants.pkl": b""}), "TorchScript"),
         (zipped(state(tensor()), {"0": bytes(23)}), "6 numbers of 4 bytes .* 23"),
+        (zipped(state(tensor()), {"0": bytes(25)}), "6 numbers of 4 bytes .* 25"),
         (zipped(state(tensor(count=7)), SIX), "7 numbers of 4 bytes .* 24"),
         (zipped(state(tensor()), {"1": bytes(24)}), "entry archive/data/0"),
         (zipped(b"\x80\x02}.}", {}).replace(b"archive/v", b"brchive/v"), "one folder"),
@@ -288,6 +302,12 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch) -> None:
 )
 def test_damaged_files_are_refused(content, why) -> None:
     refused(content, why)
+
+
+def test_names_with_zero_bytes_are_other_names() -> None:
+    content = zipped(state(tensor()), {"0_": SIX["0"]})
+    content = content.replace(b"archive/data/0_", b"archive/data/0\0")
+    refused(content, "an entry archive/data/0, found none")
 
 
 def test_an_entry_that_is_there_twice_is_refused() -> None:
@@ -301,6 +321,7 @@ def test_an_entry_that_is_there_twice_is_refused() -> None:
         (42, 2**31, "a header of .* found none"),  # where its local header lies
         (42, 3, "a header of .* found other bytes"),
         (20, 2**31, "uncompressed"),
+        (6, 99, "whole zip archive, .*NotImplementedError"),  # a zip of the future
         (8, 1, "uncompressed"),  # encrypted
     ],
 )
@@ -376,6 +397,11 @@ def test_a_file_that_may_not_be_read_is_refused() -> None:
         (tensor(hooks=b"}(" + text("f") + b"K\x01u"), "unknown arguments"),
         (tensor(metadata=b"}(" + text("neg") + b"\x88u"), "unknown arguments"),
         (tensor().replace(b"tR", b"tRK\x01\x85R"), "a call of something of type"),
+        (untyped(hooks=b"}(" + text("f") + b"K\x01u"), "unknown arguments"),
+        (untyped(type="torch\nByteStorage"), "unknown arguments"),
+        (untyped(dtype=text("uint16")), "unknown arguments"),
+        (untyped(dtype=b"ctorch\nFloatStorage\n"), "unknown arguments"),
+        (untyped(dtype=b"ctorch\nfloat8_e4m3fn\n"), r"global torch\.float8_e4m3fn"),
         (b"K\x01Q", "no storage"),
         (b"]Q", "no storage"),
         (b"(" + text("storage") + b"tQ", "no storage"),
@@ -408,6 +434,7 @@ def test_tensors_that_are_none_are_refused(format, value, why) -> None:
         (b"\x80\x02.", "a whole pickle"),
         (b"\x80\x02}}.", "a whole pickle"),
         (b"\x80\x02(}.", "a whole pickle"),
+        (b"\x80\x02}Na.", "a whole pickle, .* no list"),
         (b"\x80\x02t.", "a whole pickle"),
         (b"\x80\x02\x87.", "a whole pickle"),
         (b"\x80\x02h\x05.", "a whole pickle"),
