@@ -13,7 +13,7 @@ Sizes: base; smoke (a few steps of a smaller model, to see that everything works
 from typing import Literal
 
 from m3jax.data.pipeline import DataConfig
-from m3jax.data.tokenize import TokenizerConfig
+from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.pipeline.train import Train

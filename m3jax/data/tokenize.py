@@ -1,15 +1,14 @@
-"""Texts to token ids, with a tokenizer from a folder or one trained for the run."""
+"""Texts to token ids."""
 
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
+from tokenizers import processors
 
 from m3jax.core import files
 from m3jax.core.errors import InputError
@@ -21,18 +20,8 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Which tokenizer a run uses."""
-
-    pretrained: str | None = None
-    """Folder with tokenizer.json; by default one is trained on the training text."""
-    vocab_size: int = 8_000
-    """Entries of a tokenizer that is trained; fewer when the text has no more."""
-    lowercase: bool = True
-    """Whether a tokenizer that is trained ignores case."""
+# Files of tokenizers from before tokenizer.json.
+_OLDER = ("vocab.txt", "sentencepiece.bpe.model", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -52,100 +41,25 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Rows that a table of all ids needs; some vocabularies have gaps."""
-        return max(self.backend.get_vocab().values()) + 1
+        return max(self.backend.get_vocab().values(), default=-1) + 1
 
-
-def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """Train a Unigram tokenizer: the same texts give the same tokenizer.
-
-    sentencepiece finds the pieces: the trainer of `tokenizers` orders its words by a
-    hash with a random seed, so two of its runs differ. The pieces then go into a
-    `tokenizers` Unigram model, which gives the same segmentation.
-
-    Args:
-        texts: training text.
-        config: size and case.
-
-    Returns:
-        A tokenizer that writes `[CLS] text [SEP]`.
-
-    Raises:
-        InputError: there is too little text for a vocabulary.
-
-    Source: Kudo 2018 (arXiv:1804.10959).
-
-    Example:
-        >>> config = TokenizerConfig(vocab_size=30)
-        >>> tokenizer = train(["to be or not to be"] * 9, config)
-        >>> encode(tokenizer, ["to be"], max_length=8)[0][[0, -1]].tolist()
-        [2, 3]
-    """
-    import sentencepiece  # only needed here
-
-    normalizer = normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            *([normalizers.Lowercase()] if config.lowercase else []),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    )
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(normalizer.normalize_str(text) for text in texts),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=config.vocab_size - len(SPECIAL) + 1,  # it counts its own unk
-            hard_vocab_limit=False,
-            character_coverage=0.9995,
-            normalization_rule_name="identity",
-            split_digits=True,
-            max_sentence_length=1_000_000,
-            num_threads=4,  # fixed: sums are made in the order of the threads
-            unk_id=0,
-            bos_id=-1,
-            eos_id=-1,
-            pad_id=-1,
-            minloglevel=3,
-        )
-    except RuntimeError as error:
-        raise InputError(
-            f"enough text to train {config.vocab_size} vocabulary entries",
-            str(error).splitlines()[-1],
-            where="tokenizer",
-            do="Lower --tokenizer.vocab-size or name --tokenizer.pretrained.",
-        ) from None
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    special = list(SPECIAL.values())
-    vocabulary = [(piece, 0.0) for piece in special] + [
-        (pieces.id_to_piece(i), pieces.get_score(i))
-        for i in range(1, pieces.get_piece_size())
-    ]
-    backend = Backend(models.Unigram(vocabulary, unk_id=special.index("[UNK]")))
-    backend.normalizer = normalizer
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.add_special_tokens(special)
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "attention_mask"],
-        "clean_up_tokenization_spaces": False,
-        "padding_side": "right",
-        **SPECIAL,
-    }
-    return Tokenizer(backend, special.index("[PAD]"), settings)
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids that frame a text or stand for none of it: these weigh nothing."""
+        names = ("cls_token", "sep_token", "eos_token", "pad_token", "unk_token")
+        tokens = (_content(self.settings.get(name)) for name in names)
+        ids = {self.backend.token_to_id(token) for token in tokens if token}
+        return tuple(sorted({self.pad_id, *ids} - {None}))
 
 
 def load(folder: str | Path) -> Tokenizer:
     """Open the tokenizer of a Hugging Face folder.
 
+    Without tokenizer.json, transformers makes a fast tokenizer of the older files
+    (vocab.txt, sentencepiece.bpe.model, vocab.json with merges.txt).
+
     Args:
-        folder: has tokenizer.json and tokenizer_config.json.
+        folder: has the files of a tokenizer.
 
     Returns:
         The tokenizer.
@@ -156,34 +70,84 @@ def load(folder: str | Path) -> Tokenizer:
     Example:
         >>> load("no")
         Traceback (most recent call last):
-        m3jax.core.errors.InputError: no/tokenizer.json: expected a file, found none
+        m3jax.core.errors.InputError: no: expected a tokenizer: tokenizer.json, \
+vocab.txt, sentencepiece.bpe.model or merges.txt, found none of them
     """
-    content = {}
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        path = Path(folder) / name
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    settings = {
+        **_special_tokens(folder / "special_tokens_map.json"),
+        **_settings(folder / "tokenizer_config.json"),
+    }
+    if path.is_file():
         try:
-            content[name] = path.read_text(encoding="utf-8")
-        except OSError:
-            raise InputError("a file", "none", where=str(path)) from None
-    try:
-        backend = Backend.from_str(content["tokenizer.json"])
-    except Exception as error:  # tokenizers raises plain Exception
+            backend = Backend.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise InputError("a tokenizer", str(error), where=str(path)) from None
+    elif any((folder / name).is_file() for name in _OLDER):
+        backend, names = _converted(folder)
+        settings = {**names, **settings}
+    else:
         raise InputError(
-            "a tokenizer", str(error), where=f"{folder}/tokenizer.json"
-        ) from None
-    where = f"{folder}/tokenizer_config.json"
-    try:
-        settings = dict(json.loads(content["tokenizer_config.json"]).items())
-    except (ValueError, AttributeError) as error:
-        raise InputError("JSON, an object", str(error), where=where) from None
-    pad = settings.get("pad_token")
-    pad = pad["content"] if isinstance(pad, dict) else pad
+            f"a tokenizer: tokenizer.json, {', '.join(_OLDER[:-1])} or {_OLDER[-1]}",
+            "none of them",
+            where=str(folder),
+        )
+    pad = _content(settings.get("pad_token"))
+    if pad is None and backend.padding is not None:
+        pad = backend.padding["pad_token"]
+        settings["pad_token"] = pad
     pad_id = None if pad is None else backend.token_to_id(pad)
     if pad_id is None:
-        raise InputError("a pad_token of the vocabulary", repr(pad), where=where)
+        raise InputError(
+            "a pad_token of the vocabulary",
+            repr(pad),
+            where=f"{folder}/tokenizer_config.json",
+        )
     backend.no_padding()
     backend.no_truncation()
     return Tokenizer(backend, pad_id, settings)
+
+
+def ending_with(tokenizer: Tokenizer, token: str) -> Tokenizer:
+    """Make sure that every text ends with a token, also after it was cut.
+
+    Qwen3-Embedding pools its last token, which has to be <|endoftext|>; older exports
+    of its tokenizer do not append it.
+
+    Args:
+        tokenizer: changed in place where it does not end texts so.
+        token: of the vocabulary.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        InputError: the vocabulary has no such token.
+
+    Example:
+        >>> from tokenizers.models import WordLevel
+        >>> backend = Backend(WordLevel({"a": 0, "end": 1}))
+        >>> tokenizer = ending_with(Tokenizer(backend, 1, {}), "end")
+        >>> encode(tokenizer, ["a"], max_length=9)[0].tolist()
+        [0, 1]
+    """
+    backend = tokenizer.backend
+    number = backend.token_to_id(token)
+    if number is None:
+        raise InputError(f"a vocabulary with {token}", "none", where="tokenizer")
+    if backend.encode("").ids[-1:] == [number]:
+        return tokenizer
+    append = processors.TemplateProcessing(
+        single=f"$A {token}",
+        pair=f"$A $B:1 {token}:1",
+        special_tokens=[(token, number)],
+    )
+    before = backend.post_processor
+    backend.post_processor = (
+        append if before is None else processors.Sequence([before, append])
+    )
+    return tokenizer
 
 
 def save(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
@@ -216,11 +180,85 @@ def encode(
     Returns:
         One int32 array a text.
     """
+    return encode_counted(tokenizer, texts, max_length=max_length)[0]
+
+
+def encode_counted(
+    tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int
+) -> tuple[list[np.ndarray], int]:
+    """Texts to ids as `encode` does it, and how many of them were cut."""
     tokenizer.backend.enable_truncation(max_length)
-    return [
-        np.asarray(row.ids, np.int32)
-        for row in tokenizer.backend.encode_batch_fast(list(texts))
-    ]
+    found = tokenizer.backend.encode_batch_fast(list(texts))
+    rows = [np.asarray(row.ids, np.int32) for row in found]
+    return rows, sum(bool(row.overflowing) for row in found)
+
+
+def encode_pairs(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, max_length: int
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """Queries and passages to ids of both together, special tokens included.
+
+    A query keeps at most three quarters of the length, the passage what is left.
+
+    Args:
+        tokenizer: which tokenizer.
+        pairs: (query, passage).
+        max_length: tokens kept of each pair, special ones counted.
+
+    Returns:
+        ids and types (0 query, 1 passage, where the tokenizer tells them apart), one
+        int32 array a pair, and how many pairs were cut.
+
+    Source: FlagReranker of FlagEmbedding.
+    """
+    backend = tokenizer.backend
+    backend.no_truncation()
+    room = max_length - backend.num_special_tokens_to_add(True)
+    flat = [text for pair in pairs for text in pair]
+    found = backend.encode_batch(flat, add_special_tokens=False)
+    ids, types, cut = [], [], 0
+    for query, passage in zip(found[::2], found[1::2], strict=True):
+        before = len(query), len(passage)
+        query.truncate(min(max_length * 3 // 4, max(room, 0)))
+        passage.truncate(max(room - len(query), 0))
+        cut += before != (len(query), len(passage))
+        pair = backend.post_process(query, passage, True)
+        ids.append(np.asarray(pair.ids, np.int32))
+        types.append(np.asarray(pair.type_ids, np.int32))
+    return ids, types, cut
+
+
+def repeat_first(row: np.ndarray, every: int) -> np.ndarray:
+    """Put the first token of a text, CLS, before every n of its other tokens (MCLS).
+
+    Args:
+        row: ids, from CLS to EOS.
+        every: n; EOS is not counted.
+
+    Returns:
+        The longer row.
+
+    Source: BGE-M3, section 3.4 (arXiv:2402.03216).
+
+    Example:
+        >>> repeat_first(np.array([0, 5, 6, 7, 2]), 2).tolist()
+        [0, 5, 6, 0, 7, 2]
+    """
+    at = np.arange(1 + every, len(row) - 1, every)
+    return np.insert(row, at, row[0])
+
+
+def room_for_first(max_length: int, every: int) -> int:
+    """Most tokens that `repeat_first` makes no more than `max_length` of.
+
+    Example:
+        >>> room_for_first(6, 2)
+        5
+    """
+    length = max_length
+    while len(np.arange(1 + every, length - 1, every)) + length > max_length:
+        length -= 1
+    return length
 
 
 def pad(
@@ -246,3 +284,38 @@ def pad(
         ids[i, : len(row)] = row
         mask[i, : len(row)] = True
     return ids, mask
+
+
+def _content(token: Any) -> str | None:
+    """A special token, which the files write as a string or as an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")).items())
+    except (ValueError, AttributeError) as error:
+        raise InputError("JSON, an object", str(error), where=str(path)) from None
+
+
+def _special_tokens(path: Path) -> dict[str, Any]:
+    """The special tokens of an older folder, which has them in a file of their own."""
+    found = _settings(path)
+    return {name: _content(token) for name, token in found.items() if name in SPECIAL}
+
+
+def _converted(folder: Path) -> tuple[Backend, dict[str, Any]]:
+    """A fast tokenizer made of a slow one's files, and its special tokens."""
+    from transformers import AutoTokenizer  # slow to import, rarely needed
+
+    try:
+        made = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        backend = Backend.from_str(made.backend_tokenizer.to_str())
+    except Exception as error:  # transformers raises all kinds
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError("the files of a tokenizer", text, where=str(folder)) from None
+    return backend, {name: getattr(made, name, None) for name in SPECIAL}

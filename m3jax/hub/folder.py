@@ -1,16 +1,13 @@
-"""A model as a folder that m3jax, transformers and sentence-transformers open."""
+"""An embedding model as a folder that m3jax and the usual clients open."""
 
 import dataclasses
 import json
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 from tokenizers import normalizers
 
 from m3jax.core import files
@@ -19,13 +16,34 @@ from m3jax.core.types import Params
 from m3jax.data import tokenize
 from m3jax.data.prompts import Prompts
 from m3jax.data.tokenize import Tokenizer
-from m3jax.hub import bert, layout
+from m3jax.hub import families, layout, positions, tensors, torch_file, weights
 from m3jax.hub.card import render
-from m3jax.hub.layout import Layout
-from m3jax.nn import embedding
+from m3jax.hub.fetch import fetch
+from m3jax.hub.layout import Layout, read_json
+from m3jax.hub.model_files import (
+    HEADS,
+    Where,
+    check,
+    config_json,
+    find,
+    known,
+    names_of,
+    place,
+    write_main,
+)
+from m3jax.hub.positions import PositionInit
+from m3jax.hub.weights import Names
+from m3jax.nn import embedding, lora
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.nn.heads import Pooling
+from m3jax.nn.layers import Dtype
 
-WEIGHTS = "model.safetensors"
+_HEAD_NAMES = {head: Names({head: ""}) for head in HEADS}
+_DENSE_NAMES = Names({"mlp_head": "linear"})
+# What no other file says.
+OWN = "m3jax.json"
+# Qwen's embedding models end every text with it, whatever their eos_token is.
+_END = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ class Model:
     config: EmbeddingConfig
     """Encoder and heads."""
     params: Params
-    """Their parameters, float32."""
+    """Their parameters."""
     tokenizer: Tokenizer
     """Texts to ids."""
     max_length: int
@@ -47,6 +65,9 @@ class Model:
 def save(model: Model, folder: str | Path, *, card: str = "") -> None:
     """Write a model as a folder; it is either whole or not there.
 
+    Low-rank pairs are merged into the weights. Weights of more than 5 GB take several
+    files, and no more than one of them is held in memory.
+
     Args:
         model: what is written; its parameters may be on a device.
         folder: a new folder, an empty one, or an earlier export, which is replaced.
@@ -57,50 +78,87 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         OSError: the folder cannot be written to, or the disk is full.
     """
     folder = Path(folder).resolve()
-    _check(model, where=str(folder))
-    tensors = bert.to_published(model.params)
+    config, tokenizer = model.config, model.tokenizer
+    if config.pooling == "mcls":
+        raise InputError(
+            "a pooling that other clients know",
+            "mcls",
+            where="pooling",
+            do="Save the model with pooling cls; mcls is chosen when it is loaded.",
+        )
+    check(config.encoder, tokenizer, model.max_length, where=str(folder))
+    params = lora.merge(model.params)
+    dense = layout.DENSE if config.mlp_head == "always" else None
+    own = {"mlp_head": config.mlp_head, "task": model.prompts.task}
     contents = {
-        "config.json": bert.to_config(model.config, pad_id=model.tokenizer.pad_id),
+        "config.json": config_json(config.encoder, params, tokenizer.pad_id),
         **layout.contents(
-            Layout(model.config.pooling, model.prompts, max_length=model.max_length),
-            width=model.config.encoder.hidden,
+            Layout(
+                config.pooling,
+                model.prompts,
+                max_length=model.max_length,
+                dense=dense,
+            ),
+            width=config.encoder.hidden,
         ),
+        OWN: own,
     }
-    readme = _card(model, tensors, card)
+    readme = render(
+        config,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        prompts=model.prompts,
+        max_length=model.max_length,
+        text=card,
+    )
+    heads = [head for head in HEADS if head in params]
+    main = {name: leaf for name, leaf in params.items() if name not in HEADS}
     with files.new_folder(folder) as new:
         for name, value in contents.items():
             (new / name).parent.mkdir(exist_ok=True)
             files.write_text(new / name, json.dumps(value, indent=2) + "\n")
-        tokenize.save(model.tokenizer, new, max_length=model.max_length)
+        tokenize.save(tokenizer, new, max_length=model.max_length)
         files.write_text(new / "README.md", readme)
-        # Replacing deletes what is there, so nothing of somebody else's may be.
-        _refuse_others(folder, {WEIGHTS, *(file.name for file in new.iterdir())})
-        try:
-            safetensors.numpy.save_file(
-                tensors, new / WEIGHTS, metadata={"format": "pt"}
-            )
-        except safetensors.SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))
-            if code is None:
-                raise
-            number = int(code.group(1))
-            raise OSError(number, os.strerror(number), str(folder)) from None
-        (new / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read
+        for head in heads:
+            named = weights.tensors({head: params[head]}, _HEAD_NAMES[head])
+            torch_file.write(new / HEADS[head], dict(named))
+        if dense:
+            named = weights.tensors({"mlp_head": params["mlp_head"]}, _DENSE_NAMES)
+            tensors.write_safetensors(new / dense / tensors.SAFETENSORS, dict(named))
+        write_main(new, main, names_of(config.encoder), folder)
 
 
-def load(folder: str | Path) -> Model:
-    """Open a folder with a BERT embedding model.
+def load(
+    path: str | Path,
+    *,
+    to: Where = "host",
+    dtype: Dtype = "float32",
+    pooling: Pooling | None = None,
+    like: str | None = None,
+    revision: str | None = None,
+    max_positions: int | None = None,
+    position_init: PositionInit | None = None,
+) -> Model:
+    """Open an embedding model of any layout.
 
-    It may be one of `save`, a sentence-transformers folder, a plain Hugging Face
-    folder (then the pooling is the mean), or a run folder that has been trained to
-    its end. Texts are cut at the limit of sentence-transformers' file, else of the
-    tokenizer's, and at the latest at the end of the position table.
+    A folder may be one of `save`, of sentence-transformers, of FlagEmbedding (its
+    sparse_linear.pt and colbert_linear.pt become heads), a plain Hugging Face folder,
+    or a run folder that has been trained to its end.
 
     Args:
-        folder: a local folder.
+        path: folder, or hub id.
+        to: numpy arrays on the host, the default device, or the devices of a mesh,
+            each of which reads its own part.
+        dtype: of parameters and computation.
+        pooling: another one than the folder says; a folder that says nothing has cls
+            with FlagEmbedding's heads and mean without.
+        like: hub id of `nn.zoo` whose pooling, prompts and final token hold; a hub id
+            is like itself.
+        revision: of a hub id.
+        max_positions: rows of a longer position table; needs `position_init`.
+        position_init: how the rows that are new come about; see `positions.extend`.
 
     Returns:
-        The model, its parameters as numpy arrays.
+        The model.
 
     Raises:
         InputError: a file is missing, damaged or does not fit the others, or the
@@ -109,108 +167,133 @@ def load(folder: str | Path) -> Model:
     Example:
         >>> load("nowhere")
         Traceback (most recent call last):
-        m3jax.core.errors.InputError: nowhere: expected a local folder, found none. \
-Models of the Hugging Face hub have to be downloaded first.
+        m3jax.core.errors.InputError: nowhere: expected a local folder, or a hub id \
+like BAAI/bge-m3, found neither
     """
-    folder = _find(Path(folder))
+    published = known(path, like)
+    if published is not None and not isinstance(published.config, EmbeddingConfig):
+        raise InputError(
+            "an embedding model",
+            "a reranker",
+            where=str(path),
+            do="Use m3jax.Reranker.",
+        )
+    folder = find(fetch(path, revision=revision))
+    heads = {head: folder / file for head, file in HEADS.items()}
+    heads = {head: file for head, file in heads.items() if file.is_file()}
     found = layout.read(folder)
-    folder = folder / found.encoder
-    config = bert.from_config(
-        layout.read_json(folder / "config.json"),
-        found.pooling,
-        where=str(folder / "config.json"),
-    )
-    tokenizer = tokenize.load(folder)
+    own = read_json(folder / OWN) if (folder / OWN).is_file() else {}
+    inner = folder / found.encoder
+    where = str(inner / "config.json")
+    content = read_json(inner / "config.json")
+    family = families.by_type(content, where=where)
+    if any("SequenceClass" in str(name) for name in content.get("architectures") or ()):
+        raise _is_reranker(where)
+    encoder = family.from_config(content, where=where)
+    asked = published.config if published is not None else None
+    tokenizer = tokenize.load(inner)
     if found.lowercase:
         tokenizer = _lowercased(tokenizer)
-    limit = config.encoder.max_positions
-    model = Model(
-        config,
-        params=None,
-        tokenizer=tokenizer,
-        max_length=min(found.max_length or limit, limit),
-        prompts=found.prompts,
+    prompts = dataclasses.replace(found.prompts, task=own.get("task", ""))
+    limit = found.max_length
+    if published is not None and asked is not None:
+        prompts = Prompts(published.query, published.passage, published.task)
+        limit = published.max_length
+        if hasattr(encoder, "attention"):
+            encoder = dataclasses.replace(encoder, attention=asked.encoder.attention)
+    default = (asked and asked.pooling) or found.pooling or ("cls" if heads else "mean")
+    stored = {head: torch_file.read(file) for head, file in heads.items()}
+    config = EmbeddingConfig(
+        dataclasses.replace(encoder, dtype=dtype),
+        pooling or default,
+        mlp_head=_mlp_head(found, own, asked),
+        sparse="sparse" in heads,
+        multivec=_width(stored["multivec"]) if "multivec" in heads else None,
+        special_ids=tokenizer.special_ids if "sparse" in heads else (),
     )
-    _check(model, where=str(folder))
+    final = published.final_token if published is not None else ""
+    if config.pooling == "last" and tokenizer.backend.token_to_id(final or _END):
+        tokenizer = tokenize.ending_with(tokenizer, final or _END)
+    most = encoder.max_length
+    model = Model(config, None, tokenizer, min(limit or most, most), prompts)
+    check(encoder, tokenizer, model.max_length, where=str(inner))
+    params = _read_params(config, inner, folder, found.dense, stored, to)
+    if max_positions is None and position_init is None:
+        return dataclasses.replace(model, params=params)
+    return _extended(
+        dataclasses.replace(model, params=params), max_positions, position_init
+    )
+
+
+def _read_params(
+    config: EmbeddingConfig,
+    inner: Path,
+    folder: Path,
+    dense: str | None,
+    stored: dict[str, Any],
+    to: Where,
+) -> Params:
     module = EmbeddingModule(config)
     shapes = jax.eval_shape(lambda: embedding.init(module, jax.random.key(0)))
-    weights = folder / WEIGHTS
-    params = bert.from_published(_read_weights(weights), shapes, where=str(weights))
-    return dataclasses.replace(model, params=params)
+    dtype = jax.numpy.dtype(config.encoder.dtype)
+    main, file = tensors.read_weights(inner)
+    apart = {*HEADS, *(["mlp_head"] if dense else [])}
+    like = {key: tree for key, tree in shapes.items() if key not in apart}
+    names = names_of(config.encoder)
+    params = place(like, main, names, to=to, where=str(file), dtype=dtype)
+    if dense:
+        linear, file = tensors.read_weights(folder, dense)
+        like = {"mlp_head": shapes["mlp_head"]}
+        names, where = _DENSE_NAMES, str(file)
+        params |= place(like, linear, names, to=to, where=where, dtype=dtype)
+    for head, tensor in stored.items():
+        where = str(folder / HEADS[head])
+        like = {head: shapes[head]}
+        names = _HEAD_NAMES[head]
+        params |= place(like, tensor, names, to=to, where=where, dtype=dtype)
+    return params
 
 
-def _find(folder: Path) -> Path:
-    """The folder itself, or the model of a run folder."""
-    if not folder.is_dir():
-        raise InputError(
-            "a local folder",
-            "a file" if folder.exists() else "none",
-            where=str(folder),
-            do="Models of the Hugging Face hub have to be downloaded first.",
-        )
-    if (folder / WEIGHTS).exists() or (folder / "modules.json").exists():
-        return folder
-    if (folder / "model").is_dir():
-        return folder / "model"
-    if (folder / "config.json").exists() and any(folder.glob("*/checkpoints")):
-        raise InputError(
-            "a run that has ended",
-            "checkpoints but no model/",
-            where=str(folder),
-            do="Run the same training command again to continue it to its end.",
-        )
-    return folder
+def _is_reranker(where: str) -> InputError:
+    return InputError(
+        "an embedding model", "a reranker", where=where, do="Use m3jax.Reranker."
+    )
 
 
-def _check(model: Model, *, where: str) -> None:
-    """Refuse a tokenizer or a length that the tables of the encoder do not cover."""
+def _mlp_head(found: Layout, own: dict[str, Any], asked: EmbeddingConfig | None) -> Any:
+    """SimCSE's head: by the folder's own files, else by the zoo."""
+    if found.dense:
+        return "always"
+    return own.get("mlp_head") or (asked.mlp_head if asked else "none")
+
+
+def _width(stored: tensors.Stored) -> int | None:
+    """Width of the token vectors, by the head's file."""
+    weight = stored.get("weight")
+    return weight.shape[0] if weight is not None and len(weight.shape) == 2 else 1
+
+
+def _extended(model: Model, rows: int | None, how: PositionInit | None) -> Model:
+    """A model with a longer position table."""
     encoder = model.config.encoder
-    largest = max(model.tokenizer.backend.get_vocab().values(), default=0)
-    if largest >= encoder.vocab_size:
+    first = getattr(encoder, "first_position", None)
+    if rows is None or how is None or first is None:
         raise InputError(
-            f"token ids below vocab_size={encoder.vocab_size}",
-            f"a tokenizer with id {largest}",
-            where=where,
+            "max_positions and position_init, for a model with a position table",
+            f"max_positions={rows}, position_init={how}, {type(encoder).__name__}",
         )
-    if not 1 <= model.max_length <= encoder.max_positions:
-        raise InputError(
-            f"max_length from 1 to max_positions={encoder.max_positions}",
-            f"{model.max_length}",
-            where=where,
-        )
-
-
-def _refuse_others(folder: Path, ours: set[str]) -> None:
-    if not folder.exists():
-        return
-    expected = "a new or empty folder, or an earlier export"
-    if not folder.is_dir():
-        raise InputError(expected, "a file", where=str(folder))
-    others = sorted({file.name for file in folder.iterdir()} - ours)
-    if others:
-        found = f"other files: {', '.join(others[:3])}"
-        raise InputError(expected, found, where=str(folder))
-
-
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        others = sorted(
-            file.name
-            for pattern in ("*.safetensors*", "*.bin", "*.h5", "*.msgpack")
-            for file in path.parent.glob(pattern)
-        )
-        raise InputError(
-            "a file",
-            f"none, but {', '.join(others[:3])}" if others else "none",
-            where=str(path),
-            do="Save the model once more with transformers." if others else "",
-        )
-    try:
-        return safetensors.numpy.load_file(path)
-    except SafetensorError as error:
-        raise InputError(
-            "a whole safetensors file", str(error), where=str(path)
-        ) from None
+    table = model.params["encoder"]["position"]["embedding"]
+    longer = positions.extend(np.asarray(table), rows, first=first, how=how)
+    if isinstance(table, jax.Array):
+        longer = jax.device_put(longer, table.sharding)
+    inner = {**model.params["encoder"], "position": {"embedding": longer}}
+    encoder = dataclasses.replace(encoder, max_positions=rows)
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(model.config, encoder=encoder),
+        params={**model.params, "encoder": inner},
+        max_length=encoder.max_length,
+    )
 
 
 def _lowercased(tokenizer: Tokenizer) -> Tokenizer:
@@ -219,13 +302,3 @@ def _lowercased(tokenizer: Tokenizer) -> Tokenizer:
     steps = [normalizers.Lowercase(), *([] if before is None else [before])]
     tokenizer.backend.normalizer = normalizers.Sequence(steps)
     return tokenizer
-
-
-def _card(model: Model, tensors: dict[str, np.ndarray], text: str) -> str:
-    return render(
-        model.config,
-        parameters=sum(tensor.size for tensor in tensors.values()),
-        prompts=model.prompts,
-        max_length=model.max_length,
-        text=text,
-    )

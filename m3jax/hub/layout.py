@@ -26,9 +26,10 @@ _FLAGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-_MODULES = ("Transformer", "Pooling", "Normalize")
-_PATHS = ("", "1_Pooling", "2_Normalize")
+_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 _ANGLES = ("cosine", None)
+_TANH = "torch.nn.modules.activation.Tanh"
+DENSE = "2_Dense"  # where `contents` puts the linear layer
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Layout:
         encoder: path of the weights, relative to the folder.
         max_length: longest text in tokens; None where the files do not limit it.
         lowercase: whether texts are lowercased before the tokenizer sees them.
+        dense: path of a linear layer with tanh after the pooling; None = no such.
     """
 
-    pooling: Pooling = "mean"
+    pooling: Pooling | None = "mean"
     prompts: Prompts = field(default_factory=Prompts)
     encoder: str = ""
     max_length: int | None = None
     lowercase: bool = False
+    dense: str | None = None
 
 
 def contents(layout: Layout, *, width: int) -> dict[str, Any]:
@@ -58,22 +61,31 @@ def contents(layout: Layout, *, width: int) -> dict[str, Any]:
         width: length of the dense vector.
 
     Returns:
-        The files; 2_Normalize holds one, because git keeps no empty folder.
+        The files; Normalize has one, because git keeps no empty folder.
 
     Example:
         >>> list(contents(Layout(), width=4))[:2]
         ['modules.json', '1_Pooling/config.json']
     """
+    kinds = [kind for kind in _MODULES if kind != "Dense" or layout.dense]
+    paths = ["", *(f"{at}_{kind}" for at, kind in enumerate(kinds) if at)]
+    linear = {
+        "in_features": width,
+        "out_features": width,
+        "bias": True,
+        "activation_function": _TANH,
+    }
     return {
         "modules.json": [
             {
                 "idx": index,
                 "name": str(index),
                 "path": path,
-                "type": f"sentence_transformers.models.{module}",
+                "type": f"sentence_transformers.models.{kind}",
             }
-            for index, (module, path) in enumerate(zip(_MODULES, _PATHS, strict=True))
+            for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
         ],
+        **({f"{layout.dense}/config.json": linear} if layout.dense else {}),
         "1_Pooling/config.json": {
             "word_embedding_dimension": width,
             **{
@@ -81,7 +93,7 @@ def contents(layout: Layout, *, width: int) -> dict[str, Any]:
                 for mode, flag in _FLAGS.items()
             },
         },
-        "2_Normalize/config.json": {
+        f"{paths[-1]}/config.json": {
             "module_input_name": "sentence_embedding",
             "module_output_name": "sentence_embedding",
         },
@@ -105,9 +117,9 @@ def contents(layout: Layout, *, width: int) -> dict[str, Any]:
 def read(folder: Path) -> Layout:
     """Read what sentence-transformers, or `contents`, wrote into a folder.
 
-    A plain Hugging Face folder, without modules.json, gives mean pooling, which is
-    what sentence-transformers does with one. A folder without a Normalize module is
-    taken as well: our vectors always have length 1, and cosines stay the same.
+    A plain Hugging Face folder, without modules.json, gives no pooling. A folder
+    without a Normalize module is taken as well: our vectors always have length 1, and
+    cosines stay the same.
 
     Args:
         folder: where the files are.
@@ -119,7 +131,7 @@ def read(folder: Path) -> Layout:
         InputError: a file is damaged, leads out of the folder, or asks for something
             that m3jax does not do.
     """
-    pooling, encoder, normalized = _read_modules(folder)
+    pooling, encoder, dense, normalized = _read_modules(folder)
     prompts = _read_prompts(folder, normalized)
     path = folder / encoder / "sentence_bert_config.json"
     found = read_json(path) if path.exists() else {}
@@ -135,6 +147,7 @@ def read(folder: Path) -> Layout:
         encoder,
         None if max_length is None else int(max_length),
         bool(found.get("do_lower_case", False)),
+        dense,
     )
 
 
@@ -168,12 +181,12 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return value
 
 
-def _read_modules(folder: Path) -> tuple[Pooling, str, bool]:
-    """Pooling, path of the encoder, and whether vectors are normalised."""
+def _read_modules(folder: Path) -> tuple[Pooling | None, str, str | None, bool]:
+    """Pooling, paths of encoder and linear layer, whether vectors are normalised."""
     path = folder / "modules.json"
     if not path.exists():
-        return "mean", "", False
-    kinds, paths = [], []
+        return None, "", None, False
+    paths: dict[str, str] = {}
     for module in read_json(path, list):
         if not isinstance(module, dict):
             raise InputError("a list of objects", repr(module), where=str(path))
@@ -183,18 +196,42 @@ def _read_modules(folder: Path) -> tuple[Pooling, str, bool]:
             raise InputError(
                 f"modules of the kinds {', '.join(_MODULES)}", kind, where=str(path)
             )
-        if not _is_inside(inner):
+        if not is_inside(inner):
             raise InputError("a path inside the folder", inner, where=str(path))
-        kinds.append(name)
-        paths.append(inner)
-    if tuple(kinds) not in (_MODULES, _MODULES[:2]):
+        if name in paths:
+            raise InputError(
+                "each kind of module once", f"{name} twice", where=str(path)
+            )
+        paths[name] = inner
+    order = [kind for kind in _MODULES if kind in paths]
+    if list(paths) != order or order[:2] != list(_MODULES[:2]):
         raise InputError(
-            "Transformer, Pooling and at most Normalize, in this order",
-            ", ".join(kinds) or "no module",
+            "Transformer, Pooling, perhaps Dense and Normalize, in this order",
+            ", ".join(paths) or "no module",
             where=str(path),
         )
-    pooling = _read_pooling(folder / paths[1] / "config.json")
-    return pooling, paths[0], len(kinds) == 3
+    pooling = _read_pooling(folder / paths["Pooling"] / "config.json")
+    if "Dense" in paths:
+        _check_dense(folder / paths["Dense"] / "config.json")
+    return pooling, paths["Transformer"], paths.get("Dense"), "Normalize" in paths
+
+
+def _check_dense(path: Path) -> None:
+    """Refuse a linear layer that is not SimCSE's."""
+    config = read_json(path)
+    found = config.get("activation_function"), config.get("bias", True)
+    if found != (_TANH, True):
+        raise InputError(
+            "a linear layer with bias and tanh",
+            f"activation {found[0]}, bias {found[1]}",
+            where=str(path),
+        )
+    if config.get("in_features") != config.get("out_features"):
+        raise InputError(
+            "a linear layer as wide as its input",
+            f"{config.get('in_features')} to {config.get('out_features')}",
+            where=str(path),
+        )
 
 
 def _read_pooling(path: Path) -> Pooling:
@@ -245,7 +282,13 @@ def _read_prompts(folder: Path, normalized: bool) -> Prompts:
     return Prompts(prompts.get("query") or "", next(filter(None, passage), ""))
 
 
-def _is_inside(path: str) -> bool:
+def is_inside(path: str) -> bool:
+    """Whether a path from a file stays inside the folder of that file.
+
+    Example:
+        >>> is_inside("1_Pooling"), is_inside("../other"), is_inside("/etc")
+        (True, False, False)
+    """
     parts = PurePosixPath(path.replace("\\", "/"))
     return not parts.is_absolute() and ".." not in parts.parts and ":" not in path
 

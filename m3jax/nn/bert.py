@@ -1,10 +1,8 @@
-"""BERT: bidirectional, post-norm, learned absolute positions."""
+"""BERT, RoBERTa, XLM-R: bidirectional, post-norm, learned absolute positions."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
@@ -12,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import split_rows
 from m3jax.core.types import Tokens
-from m3jax.nn.layers import RowDropout, dense
+from m3jax.nn.layers import Dense, Dtype, Embed, Remat, RowDropout, positions, stack
 from m3jax.ops.attention import attend
 
 
@@ -31,18 +29,26 @@ class BertConfig:
     mlp: int = 3_072
     """Inner width of the MLP."""
     max_positions: int = 512
-    """Longest text, in tokens."""
+    """Rows of the position table."""
     type_vocab: int = 2
-    """Rows of the token type table; texts here are all of type 0."""
+    """Rows of the token type table; single texts are all of type 0."""
     dropout: float = 0.1
     """Share of the units dropped in training."""
     norm_eps: float = 1e-12
     """Added to the variance in layer norm."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Computation dtype; parameters are always float32."""
-    remat: Literal["full", "dots", "none"] = "full"
+    dtype: Dtype = "float32"
+    """Computation dtype; parameters keep theirs, which in training is float32."""
+    remat: Remat = "full"
     """What the backward pass recomputes: all of a layer, all but its matrix products,
     or nothing (the fastest, and the most memory)."""
+    first_position: int = 0
+    """Row of a text's first token: 0 in BERT; in RoBERTa and XLM-R the padding id and
+    1, that is 2, so that 8,194 rows are enough for 8,192 tokens."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest text, in tokens."""
+        return self.max_positions - self.first_position
 
 
 # First match wins. [y, in, out] kernels: fsdp divides the hidden width, tensor the
@@ -65,18 +71,18 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b l d"],
-        mask: jax.Array,
+        tokens: Tokens,
         rows: Int[Array, " b"] | None,
     ) -> Float[Array, "b l d"]:
         """Norm(x + attention(x))."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         heads = (*x.shape[:-1], config.heads, config.hidden // config.heads)
         query, key, value = (
-            dense(config.hidden, dtype, name)(x).reshape(heads)
+            Dense(config.hidden, dtype, name=name)(x).reshape(heads)
             for name in ("query", "key", "value")
         )
-        attended = attend(query, key, value, mask).reshape(x.shape)
-        attended = dense(config.hidden, dtype, "output")(attended)
+        attended = attend(query, key, value, tokens.mask, segments=tokens.segments)
+        attended = Dense(config.hidden, dtype, name="output")(attended.reshape(x.shape))
         attended = RowDropout(config.dropout)(attended, rows)
         return nn.LayerNorm(epsilon=config.norm_eps, dtype=dtype, name="norm")(
             x + attended
@@ -94,8 +100,8 @@ class Mlp(nn.Module):
     ) -> Float[Array, "b l d"]:
         """Norm(x + down(gelu(up(x))))."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        inner = nn.gelu(dense(config.mlp, dtype, "up")(x), approximate=False)
-        inner = dense(config.hidden, dtype, "down")(inner)
+        inner = nn.gelu(Dense(config.mlp, dtype, name="up")(x), approximate=False)
+        inner = Dense(config.hidden, dtype, name="down")(inner)
         inner = RowDropout(config.dropout)(inner, rows)
         return nn.LayerNorm(epsilon=config.norm_eps, dtype=dtype, name="norm")(
             x + inner
@@ -111,18 +117,18 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b l d"],
-        mask: jax.Array,
+        tokens: Tokens,
         rows: Int[Array, " b"] | None,
     ) -> tuple[Float[Array, "b l d"], None]:
         """Attention, then MLP."""
-        x = Attention(self.config, name="attention")(x, mask, rows)
+        x = Attention(self.config, name="attention")(x, tokens, rows)
         return split_rows(Mlp(self.config, name="mlp")(x, rows)), None
 
 
 class Bert(nn.Module):
     """Token ids to hidden states.
 
-    Source: Devlin et al. 2018 (arXiv:1810.04805).
+    Source: Devlin et al. 2018 (arXiv:1810.04805); Liu et al. 2019 (arXiv:1907.11692).
     """
 
     config: BertConfig
@@ -146,48 +152,25 @@ class Bert(nn.Module):
         """
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         length = tokens.ids.shape[-1]
-        if length > config.max_positions:
-            raise InputError(
-                f"at most max_positions={config.max_positions} tokens", f"{length}"
-            )
+        if tokens.segments is None and length > config.max_length:
+            raise InputError(f"at most {config.max_length} tokens", f"{length}")
         if config.hidden % config.heads:
             raise InputError(
                 f"heads that divide hidden={config.hidden}", f"{config.heads}"
             )
+        position = config.first_position + positions(tokens)
+        types = jnp.zeros_like(tokens.ids) if tokens.types is None else tokens.types
 
-        def table(rows: int, name: str) -> nn.Embed:
-            return nn.Embed(
-                rows,
-                config.hidden,
-                dtype=dtype,
-                embedding_init=nn.initializers.normal(0.02),
-                name=name,
-            )
+        def look_up(name: str, rows: int, ids: Int[Array, "b l"]) -> Array:
+            return Embed(rows, config.hidden, dtype, name=name)(ids)
 
-        # Positions count real tokens, so padding on the left changes nothing.
-        position = jnp.maximum(jnp.cumsum(tokens.mask, axis=-1) - 1, 0)
         x = (
-            table(config.vocab_size, "word")(tokens.ids)
-            + table(config.max_positions, "position")(position)
-            + table(config.type_vocab, "token_type")(jnp.zeros_like(tokens.ids))
+            look_up("word", config.vocab_size, tokens.ids)
+            + look_up("position", config.max_positions, position)
+            + look_up("token_type", config.type_vocab, types)
         )
         x = nn.LayerNorm(epsilon=config.norm_eps, dtype=dtype, name="norm")(x)
         x = split_rows(RowDropout(config.dropout)(x, rows))
-        layer = Layer
-        if config.remat != "none":
-            # prevent_cse is needless under scan, and would stop fusions.
-            policy = (
-                jax.checkpoint_policies.dots_saveable
-                if config.remat == "dots"
-                else None
-            )
-            layer = nn.remat(Layer, prevent_cse=False, policy=policy)
-        stack = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
-            length=config.layers,
-        )
-        x, _ = stack(config, name="layers")(x, tokens.mask, rows)
+        layers = stack(Layer, config.layers, config.remat)(config, name="layers")
+        x, _ = layers(x, tokens, rows)
         return x

@@ -13,8 +13,12 @@ from jaxtyping import Array, Int
 from m3jax.core.errors import InputError
 from m3jax.core.types import Embeddings, Params, Tokens
 from m3jax.nn import heads
-from m3jax.nn.bert import Bert, BertConfig
+from m3jax.nn.bert import BertConfig
+from m3jax.nn.encoder import EncoderConfig, make_encoder
+from m3jax.nn.heads import Pooling
+from m3jax.nn.layers import Dense
 
+# What is computed unless more is asked for.
 OUTPUTS = ("dense",)
 
 
@@ -22,9 +26,28 @@ OUTPUTS = ("dense",)
 class EmbeddingConfig:
     """An embedding model: encoder and heads."""
 
-    encoder: BertConfig = field(default_factory=BertConfig)
-    pooling: Literal["cls", "mean", "last"] = "mean"
-    """How the dense vector comes from the states: first token, mean, last token."""
+    encoder: EncoderConfig = field(default_factory=BertConfig)
+    pooling: Pooling = "mean"
+    """How the dense vector comes from the states: first token, mean, last token, or
+    mcls: the mean of a CLS put before every `mcls_every` tokens (BGE-M3, long texts;
+    inference only)."""
+    mlp_head: Literal["none", "training", "always"] = "none"
+    """SimCSE's linear layer and tanh after the pooling: in training only
+    (unsupervised) or always (supervised)."""
+    sparse: bool = False
+    """Whether there is a head for token weights."""
+    multivec: int | None = None
+    """Width of the token vectors; None = no head for them."""
+    special_ids: tuple[int, ...] = ()
+    """Tokens without a sparse weight: CLS, EOS, padding, unknown."""
+    mcls_every: int = 256
+    """Tokens from one CLS to the next, for pooling mcls."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the model has heads for."""
+        has = {"dense": True, "sparse": self.sparse, "multivec": bool(self.multivec)}
+        return tuple(name for name, is_there in has.items() if is_there)
 
 
 class EmbeddingModule(nn.Module):
@@ -41,19 +64,61 @@ class EmbeddingModule(nn.Module):
         rows: Int[Array, " b"] | None = None,
     ) -> Embeddings:
         """Embed padded texts; see `embed`."""
-        unknown = sorted(set(outputs) - set(OUTPUTS))
-        if unknown or not outputs:
-            raise InputError(
-                f"one or more of {', '.join(OUTPUTS)}",
-                ", ".join(unknown) or "none",
-                where="outputs",
-            )
-        hidden = Bert(self.config.encoder, name="encoder")(tokens, rows)
-        return Embeddings(dense=heads.dense(hidden, tokens.mask, self.config.pooling))
+        config = self.config
+        check_outputs(config, outputs)
+        if tokens.segments is not None:
+            raise InputError("one text a row", "packed rows", where="tokens.segments")
+        hidden = make_encoder(config.encoder)(tokens, rows)
+        dtype = jnp.dtype(config.encoder.dtype)
+        found = Embeddings()
+        if "dense" in outputs:
+            vectors = heads.pooled(hidden, tokens, config.pooling)
+            training = rows is not None or self.is_initializing()
+            if config.mlp_head == "always" or (
+                config.mlp_head == "training" and training
+            ):
+                width = config.encoder.hidden
+                vectors = jnp.tanh(Dense(width, dtype, name="mlp_head")(vectors))
+            found = Embeddings(heads.dense(vectors))
+        if "sparse" in outputs:
+            projected = Dense(1, dtype, name="sparse")(hidden)
+            weights = heads.sparse(projected, tokens, config.special_ids)
+            found = Embeddings(found.dense, weights)
+        if "multivec" in outputs and config.multivec:
+            projected = Dense(config.multivec, dtype, name="multivec")(hidden)
+            vectors = heads.multivec(projected, tokens.mask)
+            found = Embeddings(found.dense, found.sparse, vectors)
+        return found
+
+
+def check_outputs(config: EmbeddingConfig, outputs: Sequence[str]) -> None:
+    """Refuse outputs that a model has no head for.
+
+    Args:
+        config: the model.
+        outputs: what is asked for.
+
+    Raises:
+        InputError: none is asked for, or one is not there.
+
+    Example:
+        >>> check_outputs(EmbeddingConfig(), ["sparse"])
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: outputs: expected one or more of dense, for \
+which this model has heads, found sparse
+    """
+    unknown = [name for name in outputs if name not in config.outputs]
+    if unknown or not outputs:
+        known = ", ".join(config.outputs)
+        raise InputError(
+            f"one or more of {known}, for which this model has heads",
+            ", ".join(map(str, unknown)) or "none",
+            where="outputs",
+        )
 
 
 def init(module: EmbeddingModule, rng: jax.Array) -> Params:
-    """Random parameters, float32.
+    """Random parameters of encoder and all heads, float32.
 
     Example:
         >>> config = EmbeddingConfig(BertConfig(8, 4, 1, 1, 8, 4))
@@ -61,7 +126,8 @@ def init(module: EmbeddingModule, rng: jax.Array) -> Params:
         ['encoder']
     """
     ids = jnp.zeros((1, 1), jnp.int32)
-    return module.init(rng, Tokens(ids, ids == 0))["params"]
+    tokens = Tokens(ids, ids == 0)
+    return module.init(rng, tokens, outputs=module.config.outputs)["params"]
 
 
 def embed(

@@ -1,9 +1,16 @@
 """Layers that the encoders share."""
 
+from typing import Any, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from m3jax.core.types import Tokens
+
+Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["full", "dots", "none"]
 
 
 class RowDropout(nn.Module):
@@ -34,13 +41,112 @@ class RowDropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
 
-def dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    """A linear layer with BERT's initialisation, computed in `dtype`.
+class Dense(nn.Module):
+    """A linear layer; where `nn.lora` put a low-rank pair beside the kernel, with it.
+
+    x W + b, or x W + b + scale (x A) B.
+    """
+
+    features: int
+    dtype: jnp.dtype
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... f"]:
+        """Apply the layer to the last dimension, in `dtype`."""
+        start = nn.initializers.normal(0.02)
+        kernel = self.param("kernel", start, (x.shape[-1], self.features))
+        x = x.astype(self.dtype)
+        y = x @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,)).astype(self.dtype)
+        if pair := _pair(self):
+            y = y + _times(x, *pair)
+        return y
+
+
+class Embed(nn.Module):
+    """A table of vectors; with a low-rank pair beside it, as in `Dense`."""
+
+    rows: int
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
+        """Look rows up."""
+        start = nn.initializers.normal(0.02)
+        table = self.param("embedding", start, (self.rows, self.features))
+        x = jnp.take(table, ids, axis=0).astype(self.dtype)
+        if pair := _pair(self):
+            a, b, scale = pair
+            x = x + _times(jnp.take(a, ids, axis=0).astype(self.dtype), None, b, scale)
+        return x
+
+
+def _pair(module: nn.Module) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+    """The low-rank pair beside a module's matrix, and its scale."""
+    if not module.has_variable("params", "lora_a"):
+        return None
+    params = module.variables["params"]
+    return params["lora_a"], params["lora_b"], params["lora_scale"]
+
+
+def _times(
+    x: jax.Array, a: jax.Array | None, b: jax.Array, scale: jax.Array
+) -> jax.Array:
+    low = x if a is None else x @ a.astype(x.dtype)
+    return low @ b.astype(x.dtype) * jax.lax.stop_gradient(scale).astype(x.dtype)
+
+
+def positions(tokens: Tokens) -> Int[Array, "b l"]:
+    """Number every real token of a text from 0; padding gets what it may.
+
+    Counting real tokens makes padding on the left change nothing. In a packed row
+    the count starts again at every text.
+
+    Args:
+        tokens: ids and mask `[b l]`, perhaps segments.
 
     Example:
-        >>> dense(4, jnp.dtype("float32"), "up").features
-        4
+        >>> mask = jnp.array([[False, True, True, True]])
+        >>> positions(Tokens(mask, mask)).tolist()
+        [[0, 0, 1, 2]]
+        >>> positions(Tokens(mask, mask, jnp.array([[0, 0, 0, 1]]))).tolist()
+        [[0, 0, 1, 0]]
     """
-    return nn.Dense(
-        features, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name
+    before = jnp.cumsum(tokens.mask, axis=-1) - tokens.mask
+    if tokens.segments is None:
+        return before
+    new = jnp.diff(tokens.segments, axis=-1, prepend=tokens.segments[:, :1]) != 0
+    start = jax.lax.cummax(jnp.where(new, before, 0), axis=1)
+    return before - start
+
+
+def stack(layer: type[nn.Module], length: int, remat: Remat) -> Any:
+    """`length` layers as one `nn.scan`, whose parameters are stacked.
+
+    Args:
+        layer: maps (x, *shared) to (x, None); `shared` is the same for every layer.
+        length: number of layers.
+        remat: what the backward pass recomputes.
+
+    Returns:
+        A class to construct with the layer's fields and a name.
+
+    Example:
+        >>> stack(nn.Dense, 2, "none").__name__
+        'ScanDense'
+    """
+    if remat != "none":
+        policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
+        # prevent_cse is needless under scan, and would stop fusions.
+        layer = nn.remat(layer, prevent_cse=False, policy=policy)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+        length=length,
     )

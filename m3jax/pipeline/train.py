@@ -15,10 +15,11 @@ from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import MeshConfig, make_mesh, shardings
 from m3jax.core.types import Params
-from m3jax.data import batches, pipeline, tokenize
+from m3jax.data import batches, pipeline, tokenize, vocabulary
 from m3jax.data.pipeline import Data, DataConfig
 from m3jax.data.records import Retrieval
-from m3jax.data.tokenize import Tokenizer, TokenizerConfig
+from m3jax.data.tokenize import Tokenizer
+from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.evaluation import bm25, retrieval
 from m3jax.hub.folder import Model, save
 from m3jax.losses.contrastive import BLOCKS
@@ -221,7 +222,7 @@ def _tokenizer(stage: Train, data: Data, folder: Path) -> Tokenizer:
             made = tokenize.load(config.pretrained)
         else:
             texts = (text for row in data.rows for text in (row.query, *row.pos))
-            made = tokenize.train(texts, config)
+            made = vocabulary.train(texts, config)
         with files.new_folder(folder) as temporary:
             longest = max(stage.data.query_length, stage.data.passage_length)
             tokenize.save(made, temporary, max_length=longest)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from m3jax.data.tokenize import Tokenizer, TokenizerConfig, train
+from m3jax.data.tokenize import Tokenizer
+from m3jax.data.vocabulary import TokenizerConfig, train
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
 

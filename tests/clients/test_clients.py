@@ -20,6 +20,7 @@ import pytest
 from m3jax.core.types import Tokens
 from m3jax.data import tokenize
 from m3jax.data.prompts import Prompts
+from m3jax.data.vocabulary import TokenizerConfig, train
 from m3jax.hub.folder import Model, load, save
 from m3jax.nn.bert import Bert, BertConfig
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, embed, init
@@ -98,7 +99,7 @@ def check(model: Model, found: dict[str, np.ndarray], *, atol: float) -> None:
 
 
 def small(pooling: Any) -> Model:
-    tokenizer = tokenize.train(CORPUS * 4, tokenize.TokenizerConfig(vocab_size=160))
+    tokenizer = train(CORPUS * 4, TokenizerConfig(vocab_size=160))
     encoder = BertConfig(tokenizer.vocab_size, 32, 3, 4, 64, 48, norm_eps=1e-5)
     config = EmbeddingConfig(encoder, pooling)
     params = init(EmbeddingModule(config), jax.random.key(0))

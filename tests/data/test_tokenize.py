@@ -6,7 +6,7 @@ import pytest
 
 from m3jax.core.errors import InputError
 from m3jax.data import tokenize
-from m3jax.data.tokenize import TokenizerConfig
+from m3jax.data.vocabulary import TokenizerConfig, train
 from m3jax.testing import TEXTS, tiny_tokenizer
 
 
@@ -35,7 +35,7 @@ def test_case_and_spaces_are_folded_as_asked() -> None:
     )
     assert all(np.array_equal(plain, other) for other in others)
     config = TokenizerConfig(vocab_size=64, lowercase=False)
-    cased = tokenize.train([text.upper() for text in TEXTS], config)
+    cased = train([text.upper() for text in TEXTS], config)
     upper, lower = tokenize.encode(cased, ["THE SEA", "the sea"], max_length=16)
     assert not np.array_equal(upper, lower)
 
@@ -95,4 +95,4 @@ def test_damaged_files(
 
 def test_too_little_text() -> None:
     with pytest.raises(InputError, match="enough text to train 50 vocabulary entries"):
-        tokenize.train([""], TokenizerConfig(vocab_size=50))
+        train([""], TokenizerConfig(vocab_size=50))

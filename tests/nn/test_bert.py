@@ -179,7 +179,7 @@ def test_bfloat16_is_close_and_parameters_stay_float32() -> None:
 
 def test_what_does_not_fit_is_said() -> None:
     module, params = build()
-    with pytest.raises(InputError, match="max_positions=64 tokens, found 65"):
+    with pytest.raises(InputError, match="at most 64 tokens, found 65"):
         embed(module, params, tokens(2, 65))
     with pytest.raises(
         InputError, match=r"sub_batches: .* divides the 8 texts, found 3"

@@ -1,0 +1,100 @@
+"""From the name of a model to a folder on this machine."""
+
+import os
+from pathlib import Path
+
+from m3jax.core.errors import InputError
+
+# What the models here consist of; no code, and no second copy of the weights.
+_FILES = [
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.safetensors",
+    "sparse_linear.pt",
+    "colbert_linear.pt",
+]
+_OLDER = ["pytorch_model*.bin"]
+_NOT = ["onnx/*", "openvino/*", "original/*", "*.msgpack", "*.h5"]
+
+
+def fetch(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """Find a local folder, or download a model of the Hugging Face hub.
+
+    A path that exists is taken as it is. Anything else of the form `owner/name` is a
+    hub id: its files come from the cache of huggingface_hub, or are downloaded into
+    it. With HF_HUB_OFFLINE=1 nothing is asked of the network.
+
+    Args:
+        name: folder or hub id.
+        revision: branch, tag or commit on the hub; None = main.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: there is neither such a folder nor such a model, or no network and
+            nothing in the cache.
+
+    Example:
+        >>> fetch("nowhere")
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: nowhere: expected a local folder, or a hub id \
+like BAAI/bge-m3, found neither
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError("a hub id", "a local folder", where=f"revision {revision}")
+        return folder
+    text = os.fspath(name)
+    parts = text.split("/")
+    if folder.exists() or len(parts) != 2 or not all(parts) or parts[0] in (".", ".."):
+        raise InputError(
+            "a local folder, or a hub id like BAAI/bge-m3",
+            "a file" if folder.exists() else "neither",
+            where=text,
+        )
+    found = _download(text, revision, _FILES)
+    if not any(found.glob("*.safetensors")) and not any(found.glob("*/*.safetensors")):
+        found = _download(text, revision, _FILES + _OLDER)
+    return found
+
+
+def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=_NOT
+        )
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        gated = isinstance(error, GatedRepoError)
+        raise InputError(
+            "a local folder, or a model of the Hugging Face hub",
+            "a model that asks for a login" if gated else "neither",
+            where=name,
+            do="Run `hf auth login`." if gated else "",
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError("a revision of it", f"{revision}", where=name) from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+        raise InputError(
+            "a model in the cache, or a network to fetch it",
+            "neither: " + ("HF_HUB_OFFLINE is set" if offline else _first(error)),
+            where=name,
+            do="Name a local folder, or try again with a network.",
+        ) from None
+    return Path(folder)
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

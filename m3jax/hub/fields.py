@@ -1,0 +1,65 @@
+"""Numbers of a config.json, checked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from m3jax.core.errors import InputError
+
+
+def sizes(
+    config: Mapping[str, Any], names: Mapping[str, str], defaults: Any, *, where: str
+) -> dict[str, int]:
+    """Read positive integers.
+
+    Args:
+        config: content of config.json.
+        names: key there -> field here.
+        defaults: has the fields, for keys that are absent.
+        where: the file, for messages.
+
+    Returns:
+        Field -> number.
+
+    Raises:
+        InputError: a number is not a positive integer.
+
+    Example:
+        >>> sizes({"hidden_size": 4}, {"hidden_size": "hidden"}, None, where="a")
+        {'hidden': 4}
+    """
+    found = {}
+    for key, field in names.items():
+        size = config[key] if key in config else getattr(defaults, field)
+        if type(size) is not int or size < 1:
+            raise InputError("a positive integer", repr(size), where=f"{where}: {key}")
+        found[field] = size
+    return found
+
+
+def floats(
+    config: Mapping[str, Any],
+    names: Mapping[str, str],
+    defaults: Any,
+    *,
+    where: str,
+    below: float,
+) -> dict[str, float]:
+    """Read numbers from 0 to below a limit; else as `sizes`.
+
+    Example:
+        >>> floats({"eps": 1}, {"eps": "eps"}, None, where="a", below=1)
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: a: eps: expected a number from 0 to below 1, \
+found 1
+    """
+    found = {}
+    for key, field in names.items():
+        number = config[key] if key in config else getattr(defaults, field)
+        if type(number) not in (int, float) or not 0 <= number < below:
+            raise InputError(
+                f"a number from 0 to below {below:g}",
+                repr(number),
+                where=f"{where}: {key}",
+            )
+        found[field] = float(number)
+    return found
