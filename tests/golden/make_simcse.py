@@ -5,7 +5,8 @@ library itself needs neither:
 
     HF_HUB_OFFLINE=1 PEERS/bin/python tests/golden/make_simcse.py
 
-The same versions give the same files. Made with torch 2.13.0 and transformers 5.23.0.
+The same versions give the same content; the old format names its storages by addresses
+in memory, so some bytes differ. Made with torch 2.13.0 and transformers 5.23.0.
 The folder has the layout of princeton-nlp/sup-simcse-bert-base-uncased: the weights in
 torch's format of before 1.6, with embeddings.position_ids among them and the MLP in the
 place of BERT's pooler; vocab.txt and no tokenizer.json; the padding token named in
