@@ -332,6 +332,22 @@ def test_what_cudnn_leaves_in_padding_does_not_spread(
     monkeypatch.setattr(jax.nn, "dot_product_attention", careless)
     found = value_and_gradients(run_cudnn(PADDED), qkv, PADDED)
     assert_same(found, plain, 1e-5)
+    assert np.isfinite(run_cudnn(PADDED)(*qkv)).all()  # padding too
+
+
+def test_cudnn_is_never_given_a_row_of_no_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths = []
+
+    def record(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any):
+        lengths.extend(options["query_seq_lengths"].tolist())
+        assert options["key_value_seq_lengths"] is options["query_seq_lengths"]
+        return query
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+    run_cudnn(jnp.array([[False] * 7, [True] * 7]))(*draw(2, 7, 1, 1, 8))
+    assert lengths == [1, 7]
 
 
 @pytest.mark.usefixtures("cuda")
@@ -395,10 +411,10 @@ def test_splash_takes_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [32, 64, 128])
-@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("groups", [4, 2])
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 @pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
-@pytest.mark.parametrize("length", [1, 128, 513])
+@pytest.mark.parametrize("length", [1, 513])
 def test_splash_is_the_plain_attention_everywhere(
     width: int, groups: int, causal: bool, packed: bool, length: int
 ) -> None:
