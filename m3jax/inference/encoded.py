@@ -1,7 +1,7 @@
 """Embeddings on the host: what encoding returns, scoring reads and a disk keeps."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,34 +10,66 @@ import numpy as np
 
 from m3jax.core import files
 from m3jax.core.errors import InputError
+from m3jax.inference.multivec_rows import MULTIVEC_FILES, MultivecRows
+from m3jax.inference.rows import Rows, map_array, select
+from m3jax.inference.sparse_rows import SPARSE_FILES, SparseRows
 
 DENSE = "dense.npy"
+ENCODED_FILES = (DENSE, *SPARSE_FILES, *MULTIVEC_FILES)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoded:
     """Embeddings of n texts; an output that was not asked for is None.
 
     Attributes:
         dense: float32 `[n e]`, rows of length 1.
+        sparse: weights of the tokens; `sparse[i]` is {token id: weight}.
+        multivec: vectors of the tokens; `multivec[i]` is `[tokens e]`.
+
+    Raises:
+        InputError: the outputs have different numbers of texts.
 
     Example:
         >>> encoded = Encoded(np.eye(3, dtype=np.float32))
-        >>> len(encoded[1:]), encoded[[2, 0]].dense.tolist()
-        (2, [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+        >>> encoded, encoded[[2, 0]].dense.tolist()
+        (Encoded(3 texts: dense [3 3]), [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     """
 
     dense: np.ndarray | None = None
+    sparse: SparseRows | None = None
+    multivec: MultivecRows | None = None
+
+    def __post_init__(self) -> None:
+        _require_one_length(self._parts(), where="Encoded")
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "dense": self.dense,
+            "sparse": self.sparse,
+            "multivec": self.multivec,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def __len__(self) -> int:
         """Number of texts."""
-        return 0 if self.dense is None else len(self.dense)
+        return next((len(part) for part in self._parts().values()), 0)
 
-    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray) -> "Encoded":
-        """Take a slice, an array of row numbers or a bool mask; never a single row.
+    def __repr__(self) -> str:
+        """How large each output is, not what is in it."""
+        sizes = [
+            f"{name} " + (_shape(part) if name == "dense" else part.size)
+            for name, part in self._parts().items()
+        ]
+        texts = f"{len(self):,} text{'s' * (len(self) != 1)}"
+        return f"Encoded({texts}: {', '.join(sizes) or 'no output'})"
+
+    def __getitem__(self, rows: Rows) -> "Encoded":
+        """Take a slice, a list of row numbers or a bool mask; never a single row.
 
         Raises:
             InputError: `rows` is one number.
+            IndexError: there is no such row.
         """
         if np.ndim(rows) == 0 and not isinstance(rows, slice):  # type: ignore[arg-type]
             raise InputError(
@@ -46,7 +78,8 @@ class Encoded:
                 where="encoded[...]",
                 do="encoded[3:4] keeps row 3 as a table of one row.",
             )
-        return Encoded(None if self.dense is None else self.dense[rows])
+        picked = select(rows, len(self))
+        return Encoded(**{name: part[picked] for name, part in self._parts().items()})
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `Encoded.open` maps; it is either whole or not there.
@@ -59,7 +92,7 @@ class Encoded:
             OSError: the folder cannot be written to, or the disk is full.
         """
         folder = Path(folder)
-        require_own(folder, [DENSE])
+        require_own(folder, ENCODED_FILES)
         with files.new_folder(folder) as new:
             self.write(new)
 
@@ -67,6 +100,9 @@ class Encoded:
         """Write the arrays into a folder that is there, among what else it holds."""
         if self.dense is not None:
             np.save(folder / DENSE, self.dense)
+        for part in (self.sparse, self.multivec):
+            if part is not None:
+                part.write(folder)
 
     @staticmethod
     def open(folder: str | os.PathLike[str]) -> "Encoded":
@@ -79,7 +115,8 @@ class Encoded:
             Read-only embeddings.
 
         Raises:
-            InputError: the folder or an array is missing or damaged.
+            InputError: the folder or an array is missing or damaged, or the arrays do
+                not fit together.
 
         Example:
             >>> Encoded.open("no")
@@ -87,21 +124,21 @@ class Encoded:
             m3jax.core.errors.InputError: no/dense.npy: expected an array of \
 embeddings, found none
         """
-        path = Path(folder) / DENSE
-        try:
-            dense: Any = np.load(path, mmap_mode="r")
-        except FileNotFoundError:
-            raise InputError(
-                "an array of embeddings", "none", where=str(path)
-            ) from None
-        except (ValueError, EOFError) as error:
-            raise InputError(
-                "an array of embeddings", str(error), where=str(path)
-            ) from None
-        if dense.ndim != 2 or dense.dtype != np.float32:
-            found = f"{dense.dtype} of shape {dense.shape}"
-            raise InputError("float32 of shape [n e]", found, where=str(path))
-        return Encoded(dense)
+        folder = Path(folder)
+        outputs: dict[str, tuple[Collection[str], Callable[[Path], Any]]] = {
+            "dense": ((DENSE,), _open_dense),
+            "sparse": (SPARSE_FILES, SparseRows.open),
+            "multivec": (MULTIVEC_FILES, MultivecRows.open),
+        }
+        parts = {
+            name: read(folder)
+            for name, (names, read) in outputs.items()
+            if any((folder / file).exists() for file in names)
+        }
+        if not parts:
+            _open_dense(folder)  # says what is missing
+        _require_one_length(parts, where=str(folder))
+        return Encoded(**parts)
 
 
 def concatenate(parts: Sequence[Encoded]) -> Encoded:
@@ -121,17 +158,21 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         >>> len(concatenate([part, part[:1]]))
         3
     """
-    shapes = sorted(
-        {"none" if p.dense is None else f"{p.dense.shape[1]}" for p in parts}
-    )
-    if len(shapes) != 1:
+    widths = sorted({_widths(part) for part in parts})
+    if len(widths) != 1:
         raise InputError(
             "embeddings of one width",
-            " and ".join(shapes) or "no embeddings",
+            " and ".join(widths) or "no embeddings",
             where="concatenate",
         )
     dense = [part.dense for part in parts if part.dense is not None]
-    return Encoded(np.concatenate(dense) if dense else None)
+    sparse = [part.sparse for part in parts if part.sparse is not None]
+    multivec = [part.multivec for part in parts if part.multivec is not None]
+    return Encoded(
+        np.concatenate(dense) if dense else None,
+        SparseRows.concatenate(sparse) if sparse else None,
+        MultivecRows.concatenate(multivec) if multivec else None,
+    )
 
 
 def require_own(folder: Path, names: Collection[str]) -> None:
@@ -158,3 +199,34 @@ def require_own(folder: Path, names: Collection[str]) -> None:
             where=str(folder),
             do="Name another folder.",
         )
+
+
+def _open_dense(folder: Path) -> np.ndarray:
+    path = folder / DENSE
+    dense = map_array(path, "an array of embeddings")
+    if dense.ndim != 2 or dense.dtype != np.float32:
+        found = f"{dense.dtype} of shape {dense.shape}"
+        raise InputError("float32 of shape [n e]", found, where=str(path))
+    return dense
+
+
+def _require_one_length(parts: dict[str, Any], *, where: str) -> None:
+    lengths = {name: len(part) for name, part in parts.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {count:,}" for name, count in lengths.items())
+        raise InputError("one number of texts in all outputs", found, where=where)
+
+
+def _widths(encoded: Encoded) -> str:
+    """Outputs and how wide they are, in words."""
+    dense, sparse, multivec = encoded.dense, encoded.sparse, encoded.multivec
+    said = [
+        None if dense is None else f"dense {dense.shape[1]}",
+        None if sparse is None else f"sparse {sparse.vocab_size}",
+        None if multivec is None else f"multivec {multivec.vectors.shape[1]}",
+    ]
+    return " with ".join(word for word in said if word is not None) or "none"
+
+
+def _shape(array: np.ndarray) -> str:
+    return f"[{' '.join(f'{size:,}' for size in array.shape)}]"
