@@ -55,11 +55,9 @@ CASES = [
 ]
 
 
-def topology_mesh(name: str, tensor: int) -> Mesh:
-    """Give the chips of a TPU topology, half of the rest each for data and fsdp."""
+def topology_mesh(name: str, fsdp: int, tensor: int) -> Mesh:
+    """Arrange the chips of a TPU topology; `data` takes what is left."""
     topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    rest = len(topology.devices) // tensor
-    fsdp = 2 if rest % 2 == 0 else 1
     return make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor), topology.devices)
 
 
@@ -106,10 +104,11 @@ def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", default="v5e:4x4")
+    parser.add_argument("--fsdp", type=int, default=2)
     parser.add_argument("--tensor", type=int, default=4)
     parser.add_argument("--kernel", default="auto", choices=["auto", "xla", "splash"])
     flags = parser.parse_args()
-    mesh = topology_mesh(flags.topology, flags.tensor)
+    mesh = topology_mesh(flags.topology, flags.fsdp, flags.tensor)
     print(f"{flags.topology}: {dict(mesh.shape)}, {mesh.devices.flat[0].device_kind}")
     for case in CASES:
         found = compile_for(mesh, case, flags.kernel)

@@ -461,7 +461,7 @@ def test_a_pod_slice_compiles_the_kernel(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     path = Path(__file__).parents[2] / "benchmarks" / "attention_tpu.py"
     program = runpy.run_path(str(path))
-    mesh = program["topology_mesh"]("v5e:4x4", tensor=4)
+    mesh = program["topology_mesh"]("v5e:4x4", fsdp=2, tensor=4)
     for groups, causal in ((16, False), (2, True)):
         case = program["Case"](width=64, causal=causal, groups=groups)
         found = program["compile_for"](mesh, case)
