@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from m3jax import losses
     from m3jax.inference import scores
     from m3jax.inference.embedder import Embedder
+    from m3jax.inference.reranker import Reranker
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "losses", "scores"]
+__all__ = ["Embedder", "Reranker", "losses", "scores"]
 
 _PUBLIC = {
     "Embedder": ("m3jax.inference.embedder", "Embedder"),
+    "Reranker": ("m3jax.inference.reranker", "Reranker"),
     "losses": ("m3jax.losses", None),
     "scores": ("m3jax.inference.scores", None),
 }

@@ -1,6 +1,7 @@
 """Texts to token ids."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,6 +309,8 @@ def _special_tokens(path: Path) -> dict[str, Any]:
 
 def _converted(folder: Path) -> tuple[Backend, dict[str, Any]]:
     """A fast tokenizer made of a slow one's files, and its special tokens."""
+    # It says at every import that there is no torch; tokenizers need none.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     from transformers import AutoTokenizer  # slow to import, rarely needed
 
     try:

@@ -1,16 +1,20 @@
 """The model card: README.md of an exported folder."""
 
 import json
+from typing import Any
 
 from m3jax import __version__
 from m3jax.data.prompts import Prompts
+from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
+from m3jax.nn.encoder import EncoderConfig
+from m3jax.nn.reranker import RerankerConfig
 
 # How the dense vector comes from `states` and `mask`, in the words of torch.
 _TORCH = {
     "cls": "vectors = states[:, 0]",
     "mean": "vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
-    "last": "vectors = states[range(len(texts)), mask.sum(1) - 1]",
+    "last": "vectors = states[range(len(texts)), mask.cumsum(1).argmax(1)]",
 }
 _POOLING = {
     "cls": "the first token",
@@ -30,9 +34,9 @@ tags:
 
 # Text-embedding model
 
-A BERT encoder that turns a text into one vector of {hidden} numbers and length 1. The
+{kind} encoder that turns a text into one vector of {hidden} numbers and length 1. The
 cosine of two vectors says how near the texts are in meaning.
-Exported by m3jax {version}.
+{heads}Exported by m3jax {version}.
 
 | | |
 | --- | --- |
@@ -86,8 +90,69 @@ mask = inputs["attention_mask"]
 {torch}
 vectors = torch.nn.functional.normalize(vectors, dim=-1)
 ```
-
+{flag}{pooler}"""
+_POOLER = """
 Both of the latter report that a pooler is missing; no embedding depends on it.
+"""
+_FLAG = """
+With FlagEmbedding, which reads all heads:
+
+```python
+from FlagEmbedding import BGEM3FlagModel
+
+model = BGEM3FlagModel("FOLDER", pooling_method="{pooling}", use_fp16=False)
+found = model.encode(["what is a cell?"], return_sparse=True, return_colbert_vecs=True)
+```
+"""
+_HEADS = {
+    "sparse": "a weight for each of its tokens (sparse)",
+    "multivec": "a vector for each of its tokens (multi-vector)",
+}
+_RERANKER = """\
+---
+library_name: transformers
+pipeline_tag: text-ranking
+tags:
+- m3jax
+- reranker
+---
+
+# Reranker
+
+{kind} encoder that reads a query and a passage together and says how probably the
+passage answers the query. Exported by m3jax {version}.
+
+| | |
+| --- | --- |
+| Size | {parameters:,} parameters |
+| Shape | {layers} layers, width {hidden}, a vocabulary of {vocab} |
+| Score | {score} |
+| Longest pair | {max_length} tokens; what is longer is cut |
+
+## Use
+
+With m3jax:
+
+```python
+import m3jax
+
+model = m3jax.Reranker.load("FOLDER")
+print(model.score([("what is a cell?", "A cell is the smallest unit of life.")]))
+```
+{others}"""
+_CROSS_ENCODER = """
+With sentence-transformers:
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("FOLDER")
+print(model.predict([("what is a cell?", "A cell is the smallest unit of life.")]))
+```
+"""
+_CAUSAL = """
+With transformers, as AutoModelForCausalLM: put query and passage into the chat of
+Qwen3-Reranker's model card and compare the logits of "yes" and "no" after it.
 """
 
 
@@ -99,7 +164,7 @@ def render(
     max_length: int,
     text: str = "",
 ) -> str:
-    """Write the card of a model.
+    """Write the card of an embedding model.
 
     Args:
         config: the model.
@@ -118,20 +183,64 @@ def render(
         >>> card.splitlines()[1]
         'library_name: sentence-transformers'
     """
+    torch, pooling = _TORCH[config.pooling], _POOLING[config.pooling]
+    if config.mlp_head == "always":
+        torch += "\nvectors = model.pooler(states)"
+        pooling += ", then a linear layer and tanh"
+    heads = [_HEADS[name] for name in config.outputs if name in _HEADS]
+    # FlagEmbedding makes its token vectors as wide as the states, and has both heads.
+    flag = config.sparse and config.multivec == config.encoder.hidden
+    bert = isinstance(config.encoder, BertConfig)
     card = _CARD.format(
-        version=__version__,
-        hidden=config.encoder.hidden,
-        layers=config.encoder.layers,
-        vocab=f"{config.encoder.vocab_size:,}",
-        parameters=parameters,
-        pooling=_POOLING[config.pooling],
-        max_length=f"{max_length:,}",
+        **_shape(config.encoder, parameters, max_length),
+        heads=f"It also gives {' and '.join(heads)}.\n" if heads else "",
+        pooling=pooling,
         query=_quoted(prompts.query),
         passage=_quoted(prompts.passage),
         example=json.dumps(f"{prompts.query}what is a cell?", ensure_ascii=False),
-        torch=_TORCH[config.pooling],
+        torch=torch,
+        flag=_FLAG.format(pooling=_FLAG_POOLING[config.pooling]) if flag else "",
+        pooler=_POOLER if bert and config.mlp_head == "none" else "",
     )
     return f"{card}\n{text.strip()}\n" if text.strip() else card
+
+
+def render_reranker(
+    config: RerankerConfig, *, parameters: int, max_length: int, text: str = ""
+) -> str:
+    """Write the card of a reranker; else as `render`.
+
+    Example:
+        >>> card = render_reranker(RerankerConfig(), parameters=9, max_length=512)
+        >>> card.splitlines()[1]
+        'library_name: transformers'
+    """
+    classifier = config.head == "classifier"
+    card = _RERANKER.format(
+        **_shape(config.encoder, parameters, max_length),
+        score="sigmoid of one logit" if classifier else 'probability of "yes"',
+        others=_CROSS_ENCODER if classifier else _CAUSAL,
+    )
+    return f"{card}\n{text.strip()}\n" if text.strip() else card
+
+
+_FLAG_POOLING = {"cls": "cls", "mean": "mean", "last": "last_token"}
+
+
+def _shape(encoder: EncoderConfig, parameters: int, max_length: int) -> dict[str, Any]:
+    if isinstance(encoder, BertConfig):
+        kind = "An XLM-R" if encoder.first_position else "A BERT"
+    else:
+        kind = "A Qwen3" if encoder.qk_norm else "A Qwen2"
+    return {
+        "version": __version__,
+        "kind": kind,
+        "parameters": parameters,
+        "layers": encoder.layers,
+        "hidden": encoder.hidden,
+        "vocab": f"{encoder.vocab_size:,}",
+        "max_length": f"{max_length:,}",
+    }
 
 
 def _quoted(prompt: str) -> str:

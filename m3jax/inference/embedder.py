@@ -3,16 +3,23 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
+from jax.sharding import Mesh
+
+from m3jax.core.cache import keep_compiled
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
-from m3jax.data.prompts import Prompts
+from m3jax.data.prompts import Prompts, query_prompt
 from m3jax.data.tokenize import Tokenizer
 from m3jax.hub import folder as hub
-from m3jax.inference.encode import as_texts, encode, on_devices
+from m3jax.hub.model_files import Where
+from m3jax.hub.positions import PositionInit
+from m3jax.inference.encode import as_texts, encode
 from m3jax.inference.encoded import Encoded
 from m3jax.nn.embedding import OUTPUTS, EmbeddingModule
+from m3jax.nn.heads import Pooling
+from m3jax.nn.layers import Dtype
 
 
 @final
@@ -26,6 +33,7 @@ class Embedder:
         tokenizer: texts to ids.
         prompts: what stands before queries and passages.
         max_length: tokens kept of a text, special ones counted, unless a call says.
+        mesh: devices that share the texts; None = where the parameters are.
     """
 
     module: EmbeddingModule
@@ -33,37 +41,78 @@ class Embedder:
     tokenizer: Tokenizer = field(repr=False)
     prompts: Prompts
     max_length: int
+    mesh: Mesh | None = None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Embedder":
-        """Open a model folder or a finished run.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: Dtype = "float32",
+        pooling: Pooling | None = None,
+        like: str | None = None,
+        revision: str | None = None,
+        max_positions: int | None = None,
+        position_init: PositionInit | None = None,
+        mesh: Mesh | None = None,
+    ) -> "Embedder":
+        """Open a model of the hub, a model folder or a finished run.
+
+        Weights go straight to where they belong, one after the other.
 
         Args:
-            path: a folder of `save`, sentence-transformers or Hugging Face, or a run.
+            path: hub id, or a folder of `save`, sentence-transformers, FlagEmbedding or
+                Hugging Face, or a run.
+            dtype: of parameters and computation.
+            pooling: another one than the model says: cls, mean, last, or mcls for long
+                texts and a model with cls.
+            like: hub id of a model in `m3jax.nn.zoo` that a local folder has the
+                pooling, the prompts and the final token of.
+            revision: of a hub id: branch, tag or commit.
+            max_positions: rows of a longer position table, e.g. 8,194 for an XLM-R.
+            position_init: where its new rows come from, "tile" or "interpolate".
+            mesh: devices over which the parameters are divided and that share the
+                texts.
 
         Returns:
-            The model, its parameters on the default device.
+            The model.
 
         Raises:
-            InputError: a file is missing or damaged, or the model is of another kind.
+            InputError: a file is missing or damaged, the model is of another kind, or
+                it is neither here nor in the cache and there is no network.
 
         Example:
             >>> Embedder.load("nowhere")
             Traceback (most recent call last):
-            m3jax.core.errors.InputError: nowhere: expected a local folder, found \
-none. Models of the Hugging Face hub have to be downloaded first.
+            m3jax.core.errors.InputError: nowhere: expected a local folder, or a hub \
+id like BAAI/bge-m3, found neither
         """
-        model = hub.load(os.fspath(path))
+        keep_compiled()
+        to: Where = "device" if mesh is None else mesh
+        model = hub.load(
+            os.fspath(path),
+            to=to,
+            dtype=dtype,
+            pooling=pooling,
+            like=like,
+            revision=revision,
+            max_positions=max_positions,
+            position_init=position_init,
+        )
         return cls(
             module=EmbeddingModule(model.config),
-            params=on_devices(model.params),
+            params=model.params,
             tokenizer=model.tokenizer,
             prompts=model.prompts,
             max_length=model.max_length,
+            mesh=mesh,
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that `load`, sentence-transformers and transformers open.
+        """Write a folder that `load` and the usual clients open as it is.
+
+        These are transformers, sentence-transformers and, for a model with sparse and
+        multi-vector heads, FlagEmbedding.
 
         Args:
             folder: a new folder, an empty one, or an earlier export.
@@ -86,6 +135,9 @@ none. Models of the Hugging Face hub have to be downloaded first.
         texts: Iterable[str],
         *,
         outputs: Sequence[str] = OUTPUTS,
+        task: str | None = None,
+        prompt: str | None = None,
+        dim: int | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
         progress: bool = False,
@@ -94,7 +146,12 @@ none. Models of the Hugging Face hub have to be downloaded first.
 
         Args:
             texts: a list or a generator of texts; one text goes into a list, too.
-            outputs: heads to compute.
+            outputs: heads to compute: dense, and sparse, multivec where the model has
+                them; all come from one pass.
+            task: what the search is for, in a sentence; for models that take an
+                instruction, in place of their own.
+            prompt: text before each query, in place of the model's prompt.
+            dim: numbers kept of each dense vector (Matryoshka); None = all.
             batch_tokens: tokens in a batch; more are faster on a large accelerator,
                 fewer need less memory.
             max_length: tokens kept of each; None keeps `self.max_length`.
@@ -104,13 +161,16 @@ none. Models of the Hugging Face hub have to be downloaded first.
             One row a text, in the order of the texts.
 
         Raises:
-            InputError: an item is no text, an output is unknown, or a number does
-                not fit the model.
+            InputError: an item is no text, an output is unknown, the model takes no
+                task, or a number does not fit the model.
         """
+        if prompt is not None and task is not None:
+            raise InputError("a task or a prompt", "both", where="encode_query")
         return self._encode(
-            self.prompts.query,
+            query_prompt(self.prompts, task) if prompt is None else prompt,
             texts,
             outputs=outputs,
+            dim=dim,
             batch_tokens=batch_tokens,
             max_length=max_length,
             progress=progress,
@@ -121,6 +181,8 @@ none. Models of the Hugging Face hub have to be downloaded first.
         texts: Iterable[str],
         *,
         outputs: Sequence[str] = OUTPUTS,
+        prompt: str | None = None,
+        dim: int | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
         progress: bool = False,
@@ -130,6 +192,8 @@ none. Models of the Hugging Face hub have to be downloaded first.
         Args:
             texts: a list or a generator of texts; one text goes into a list, too.
             outputs: heads to compute.
+            prompt: text before each passage, in place of the model's prompt.
+            dim: numbers kept of each dense vector (Matryoshka); None = all.
             batch_tokens: tokens in a batch; more are faster on a large accelerator,
                 fewer need less memory.
             max_length: tokens kept of each; None keeps `self.max_length`.
@@ -143,9 +207,10 @@ none. Models of the Hugging Face hub have to be downloaded first.
                 not fit the model.
         """
         return self._encode(
-            self.prompts.passage,
+            self.prompts.passage if prompt is None else prompt,
             texts,
             outputs=outputs,
+            dim=dim,
             batch_tokens=batch_tokens,
             max_length=max_length,
             progress=progress,
@@ -156,14 +221,17 @@ none. Models of the Hugging Face hub have to be downloaded first.
         prompt: str,
         texts: Iterable[str],
         *,
+        outputs: Sequence[str],
+        dim: int | None,
+        batch_tokens: int | None,
         max_length: int | None,
-        **options: Any,
+        progress: bool,
     ) -> Encoded:
-        limit = self.module.config.encoder.max_positions
+        limit = self.module.config.encoder.max_length
         max_length = self.max_length if max_length is None else max_length
         if max_length > limit:
             raise InputError(
-                f"at most max_positions={limit} tokens",
+                f"at most {limit} tokens, as the model takes",
                 f"{max_length}",
                 where="max_length",
             )
@@ -173,5 +241,10 @@ none. Models of the Hugging Face hub have to be downloaded first.
             self.tokenizer,
             [prompt + text for text in as_texts(texts)],
             max_length=max_length,
-            **options,
+            outputs=outputs,
+            dim=dim,
+            batch_tokens=batch_tokens,
+            mesh=self.mesh,
+            progress=progress,
+            warn=True,
         )

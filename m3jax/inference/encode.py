@@ -1,40 +1,34 @@
 """Texts to embeddings: tokens, length buckets, one compiled function, input order."""
 
 import functools
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import batch_sharding, batch_shards, replicated
+from m3jax.core.mesh import replicated
 from m3jax.core.progress import bar
 from m3jax.core.types import Embeddings, Params, Tokens
 from m3jax.data import tokenize
 from m3jax.data.tokenize import Tokenizer
-from m3jax.inference.encoded import Encoded
-from m3jax.nn.embedding import OUTPUTS, EmbeddingModule, embed
+from m3jax.inference import batches as batching
+from m3jax.inference.batches import EncodeBatch
+from m3jax.inference.encoded import Encoded, concatenate
+from m3jax.inference.multivec_rows import MultivecRows
+from m3jax.inference.sparse_rows import SparseRows
+from m3jax.nn.embedding import (
+    OUTPUTS,
+    EmbeddingConfig,
+    EmbeddingModule,
+    check_outputs,
+    embed,
+)
+from m3jax.ops.pooling import normalize
 
-# 16, 32, 48, 64, 96, 128, 192, ...: from 64 on, less than a third is padding.
-RUNGS = (16, *(rung << i for i in range(12) for rung in (32, 48)))
 _CHUNK = 4_096  # texts tokenised at once; their offsets and words are dropped after
-
-
-@dataclass(frozen=True)
-class EncodeBatch:
-    """One call of the compiled function.
-
-    Attributes:
-        length: tokens of each row, padding included.
-        rows: rows, padding included; equal in all batches of one length.
-        members: numbers of the texts, at most `rows`.
-    """
-
-    length: int
-    rows: int
-    members: np.ndarray
 
 
 def encode(
@@ -45,10 +39,12 @@ def encode(
     *,
     max_length: int,
     outputs: Sequence[str] = OUTPUTS,
+    dim: int | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
     description: str = "encode",
+    warn: bool = False,
 ) -> Encoded:
     """Embed texts of any number and length.
 
@@ -64,100 +60,88 @@ def encode(
         texts: a list or a generator; prompts are the caller's business.
         max_length: tokens kept of each text, special ones counted.
         outputs: heads to compute.
+        dim: numbers kept of each dense vector, which then has length 1 again
+            (Matryoshka); None = all.
         batch_tokens: tokens in a batch, padding included; None takes what is fast:
-            16,384 for each share of the rows, 2,048 on a CPU.
+            16,384 for each share of the rows, 1,024 on a CPU.
         mesh: devices that share the rows; None uses those that hold the parameters.
         progress: show a bar on a terminal.
         description: what the bar says.
+        warn: say with one warning how many texts were cut.
 
     Returns:
         One row a text, in the order of the texts; float32.
 
     Raises:
-        InputError: an item is no text, an output is unknown, `max_length` leaves no
-            room for the special tokens, or `batch_tokens` is below 1.
+        InputError: an item is no text, an output is unknown, `dim` is no width of the
+            model, `max_length` leaves no room for the special tokens, or
+            `batch_tokens` is below 1.
     """
     texts = as_texts(texts)
     outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-    rows = _tokenize(tokenizer, texts, max_length, progress, f"{description}: tokens")
-    shards = 1 if mesh is None else batch_shards(mesh)
-    if batch_tokens is None:
-        batch_tokens = shards * (2_048 if jax.default_backend() == "cpu" else 16_384)
-    batches = plan(
+    config = module.config
+    check_outputs(config, outputs)
+    width = config.encoder.hidden
+    if dim is not None and not 1 <= dim <= width:
+        raise InputError(f"a width from 1 to {width}", f"{dim}", where="dim")
+    every = config.mcls_every if config.pooling == "mcls" else None
+    rows, cut = _tokenize(
+        tokenizer, texts, max_length, progress, f"{description}: tokens", every
+    )
+    if warn and cut:
+        warnings.warn(
+            f"{cut:,} of {len(texts):,} texts are longer than {max_length:,} tokens "
+            "and were cut; max_length= takes more, as far as the model does",
+            stacklevel=4,
+        )
+    planned = batching.plan(
         np.array([len(row) for row in rows], np.int64),
         max_length=max_length,
-        batch_tokens=batch_tokens,
-        shards=shards,
+        batch_tokens=(
+            batching.default_tokens(mesh) if batch_tokens is None else batch_tokens
+        ),
+        shards=batching.shards(mesh),
     )
     params = on_devices(params, None if mesh is None else replicated(mesh))
-    run = functools.partial(_embed, module=module, outputs=outputs, mesh=mesh)
-    if not batches:
+    call = functools.partial(_embed, module=module, outputs=outputs, dim=dim, mesh=mesh)
+
+    def run(tokens: Tokens) -> Embeddings:
+        with batching.ambient(mesh):
+            return call(params, tokens)
+
+    if not planned:
         one = Tokens(*tokenize.pad([np.empty(0, np.int32)], 1, tokenizer.pad_id))
-        shape = jax.eval_shape(run, params, one).dense.shape
-        return Encoded(np.empty((0, shape[-1]), np.float32))
+        return _rows(jax.tree.map(np.asarray, run(one)), config, 0)
 
-    dense = None
-    flying: list[tuple[EncodeBatch, Embeddings]] = []
+    def start(batch: EncodeBatch) -> Embeddings:
+        return run(batching.tokens(batch, rows, tokenizer.pad_id, mesh))
+
+    parts = []
     with bar(description, len(texts), "texts", show=progress) as advance:
-        for batch in [*batches, None]:
-            if batch is not None:
-                tokens = _tokens(batch, rows, tokenizer.pad_id, mesh)
-                flying.append((batch, run(params, tokens)))
-            if batch is None or len(flying) > 1:
-                done, embeddings = flying.pop(0)
-                part = np.asarray(embeddings.dense)
-                if dense is None:
-                    dense = np.empty((len(texts), part.shape[-1]), np.float32)
-                dense[done.members] = part[: len(done.members)]
-                advance(len(done.members))
-    return Encoded(dense)
+        for batch, found in batching.results(start, planned):
+            count = len(batch.members)
+            parts.append(_rows(jax.tree.map(np.asarray, found), config, count))
+            advance(count)
+    order = np.concatenate([batch.members for batch in planned])
+    return concatenate(parts)[np.argsort(order)]
 
 
-def plan(
-    lengths: np.ndarray, *, max_length: int, batch_tokens: int, shards: int
-) -> list[EncodeBatch]:
-    """Sort texts into batches, the longest first.
-
-    A batch has batch_tokens // length rows, rounded down to a multiple of the shards;
-    a bucket with fewer texts takes the next power of two instead.
-
-    Args:
-        lengths: int `[n]`, tokens of each text; none above `max_length`.
-        max_length: the last bucket.
-        batch_tokens: tokens in a batch, padding included.
-        shards: divides the rows of every batch.
-
-    Returns:
-        Batches that hold every text once.
-
-    Raises:
-        InputError: `batch_tokens` is below 1.
-
-    Example:
-        >>> lengths = np.array([3, 40, 5, 4])
-        >>> for batch in plan(lengths, max_length=64, batch_tokens=32, shards=1):
-        ...     print(batch.length, batch.rows, batch.members)
-        48 1 [1]
-        16 2 [2 3]
-        16 2 [0]
-    """
-    if batch_tokens < 1:
-        raise InputError("a positive number", f"{batch_tokens}", where="batch_tokens")
-    edges = np.array([*(rung for rung in RUNGS if rung < max_length), max_length])
-    order = np.argsort(-lengths, kind="stable")
-    buckets = np.searchsorted(edges, lengths[order])
-    batches = []
-    for bucket in np.unique(buckets)[::-1]:
-        length = int(edges[bucket])
-        members = order[buckets == bucket]
-        power = 1 << (len(members) - 1).bit_length()
-        most = max(shards, batch_tokens // length // shards * shards)
-        rows = min(most, -(-power // shards) * shards)
-        batches += [
-            EncodeBatch(length, rows, members[first : first + rows])
-            for first in range(0, len(members), rows)
-        ]
-    return batches
+def _rows(found: Embeddings, config: EmbeddingConfig, count: int) -> Encoded:
+    """The first rows of a batch, on the host; the others are padding."""
+    sparse, multivec = found.sparse, found.multivec
+    return Encoded(
+        dense=None if found.dense is None else found.dense[:count],
+        sparse=None
+        if sparse is None
+        else SparseRows.from_tokens(
+            sparse.ids[:count],
+            sparse.weights[:count],
+            vocab_size=config.encoder.vocab_size,
+        ),
+        multivec=None
+        if multivec is None
+        else MultivecRows.from_padded(multivec.vectors[:count], multivec.mask[:count]),
+    )
 
 
 def as_texts(texts: Iterable[str], *, where: str = "texts") -> list[str]:
@@ -220,53 +204,51 @@ def on_devices(params: Params, sharding: jax.sharding.Sharding | None = None) ->
     )
 
 
-@functools.partial(jax.jit, static_argnames=("module", "outputs", "mesh"))
+@functools.partial(jax.jit, static_argnames=("module", "outputs", "dim", "mesh"))
 def _embed(
     params: Params,
     tokens: Tokens,
     *,
     module: EmbeddingModule,
     outputs: tuple[str, ...],
+    dim: int | None,
     mesh: Mesh | None,
 ) -> Embeddings:
-    embeddings = embed(module, params, tokens, outputs=outputs)
+    found = embed(module, params, tokens, outputs=outputs)
+    if dim is not None and found.dense is not None:
+        dense = normalize(found.dense[:, :dim])
+        found = Embeddings(dense, found.sparse, found.multivec)
     if mesh is None:
-        return embeddings
+        return found
     # Every host of a pod then holds every row, and can fetch it.
-    return jax.lax.with_sharding_constraint(embeddings, replicated(mesh))
+    return jax.lax.with_sharding_constraint(found, replicated(mesh))
 
 
 def _tokenize(
-    tokenizer: Tokenizer, texts: list[str], max_length: int, show: bool, said: str
-) -> list[np.ndarray]:
+    tokenizer: Tokenizer,
+    texts: list[str],
+    max_length: int,
+    show: bool,
+    said: str,
+    every: int | None,
+) -> tuple[list[np.ndarray], int]:
+    """Ids of each text, and how many texts were cut."""
+    room = max_length if every is None else tokenize.room_for_first(max_length, every)
     rows: list[np.ndarray] = []
+    cut = 0
     with bar(said, len(texts), "texts", show=show) as advance:
         for first in range(0, len(texts), _CHUNK):
             part = texts[first : first + _CHUNK]
-            rows += tokenize.encode(tokenizer, part, max_length=max_length)
+            found, more = tokenize.encode_counted(tokenizer, part, max_length=room)
+            rows += found
+            cut += more
             advance(len(part))
     # A tokenizer that cannot fit its special tokens does not truncate at all.
     longest = max((len(row) for row in rows), default=0)
-    if max_length < 1 or longest > max_length:
+    if room < 1 or longest > room:
         raise InputError(
             "room for the special tokens", f"{max_length} tokens", where="max_length"
         )
-    return rows
-
-
-def _tokens(
-    batch: EncodeBatch, rows: Sequence[np.ndarray], pad_id: int, mesh: Mesh | None
-) -> Tokens:
-    """Padded arrays of a batch; rows without a text are all padding."""
-    present = [rows[i] for i in batch.members]
-    absent = [np.empty(0, np.int32)] * (batch.rows - len(present))
-    tokens = Tokens(*tokenize.pad(present + absent, batch.length, pad_id))
-    if mesh is None:
-        return tokens
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda array: jax.make_array_from_callback(
-            array.shape, sharding, array.__getitem__
-        ),
-        tokens,
-    )
+    if every is not None:
+        rows = [tokenize.repeat_first(row, every) for row in rows]
+    return rows, cut

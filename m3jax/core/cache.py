@@ -1,0 +1,26 @@
+"""Compiled programs kept between runs, so that a second start is fast."""
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def keep_compiled() -> None:
+    """Let jax keep what it compiles in the user's cache folder, unless told otherwise.
+
+    The folder is `$XDG_CACHE_HOME/m3jax/jax`, or `~/.cache/m3jax/jax`. Whoever has set
+    jax_compilation_cache_dir (JAX_COMPILATION_CACHE_DIR) keeps that folder, and
+    JAX_ENABLE_COMPILATION_CACHE=false switches caching off.
+
+    Example:
+        >>> keep_compiled()
+    """
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(Path(root) / "m3jax" / "jax"))
+    # A start compiles a few buckets of less than a second each, which add up.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
