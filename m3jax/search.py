@@ -113,34 +113,10 @@ def _searched_by_default(model: Path) -> str:
 def _read_corpus(name: str) -> dict[str, str]:
     """Passage id -> text; in a text file the number of the line is the id."""
     from m3jax.data import builtin, sources
-    from m3jax.data.records import json_object, string, utf8
 
     if name == "builtin":
         return {entry.name: entry.passage for entry in builtin.entries("all")}
-    path = Path(name)
-    if path.is_dir():
-        plain, packed = path / "corpus.jsonl", path / "corpus.jsonl.gz"
-        path = plain if plain.exists() or not packed.exists() else packed
-    corpus: dict[str, str] = {}
-    for where, line in sources.lines(path):
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
-            row = json_object(line, where=where)
-            key, text = (
-                string(row, "_id", where=where),
-                string(row, "text", where=where),
-            )
-            title = (
-                "" if row.get("title") is None else string(row, "title", where=where)
-            )
-            text = f"{title} {text}".strip()
-        else:
-            key, text = where.rpartition(":")[2], utf8(line, where=where)
-        if key in corpus:
-            raise InputError("a new _id", f"{key!r} again", where=f"{where}: _id")
-        corpus[key] = text
-    if not corpus:
-        raise InputError("a passage a line", "an empty file", where=str(path))
-    return corpus
+    return dict(sources.passages(name))
 
 
 def _index(

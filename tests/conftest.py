@@ -1,8 +1,10 @@
-"""What every test runs under: eight CPU devices, and no silent broadcasting."""
+"""What every test runs under: eight CPU devices, no silent broadcasting, no cache."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The folder of compiled programs is the user's; tests/core/test_cache.py makes its own.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Tests compile much and compute little: half the time goes without optimisation.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer.vocab_size)
     params = init(EmbeddingModule(config), jax.random.key(0))
-    made = hub.Model(config, params, tokenizer, 32, Prompts())
+    made = hub.Model(config, params, tokenizer, 64, Prompts())
     path = tmp_path_factory.mktemp("search") / "model"
     hub.save(made, path)
     return path
@@ -152,7 +152,7 @@ def test_the_corpus_is_encoded_once(
     assert built == [4, 4, 1]
     made = hub.load(run)
     params = jax.tree.map(lambda leaf: leaf * 2, made.params)
-    other = hub.Model(made.config, params, made.tokenizer, 32, Prompts())
+    other = hub.Model(made.config, params, made.tokenizer, 64, Prompts())
     hub.save(other, run / "model")
     call("--model", run, "sea")
     assert built == [4, 4, 1, 1]
@@ -230,7 +230,7 @@ def test_the_built_in_set(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "none", "sea"], "none: expected a local folder, found none"),
+        (["--model", "none", "sea"], "none: expected a local folder, or a hub id"),
         (["sea"], "--model"),
         (
             ["--model", "RUN", "--top-k", "0", "a"],

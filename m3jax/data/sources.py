@@ -4,8 +4,11 @@ import codecs
 import difflib
 import gzip
 import io
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 from m3jax.core.errors import InputError
@@ -20,13 +23,14 @@ from m3jax.data.records import (
 )
 
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
+STDIN = "-"
 
 
 def lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
     r"""Read a file line by line, also one that gzip has packed, whatever its name.
 
     Args:
-        path: the file.
+        path: the file; "-" is the standard input, which goes by the name of stdin.
 
     Yields:
         Where the line stands (`name:number`, the name as given) and the line, without
@@ -42,21 +46,80 @@ def lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
         >>> [(Path(where).name, line) for where, line in lines(file)]
         [('a.jsonl:1', b'1'), ('a.jsonl:3', b'2')]
     """
-    number = 0
+    number, name = 0, _name(path)
     with _open(path) as file:
         try:
             for number, line in enumerate(_unpacked(file), start=1):
                 if number == 1:  # some editors begin a UTF-8 file with this mark
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
-                    yield f"{path}:{number}", line.rstrip(b"\r\n")
+                    yield f"{name}:{number}", line.rstrip(b"\r\n")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(
                 "a whole gzip file",
                 f"one that is damaged after line {number} ({error})",
-                where=str(path),
+                where=name,
                 do="Copy or download it again.",
             ) from None
+
+
+def passages(path: str | Path) -> Iterator[tuple[str, str]]:
+    r"""Read a corpus of any size, passage by passage.
+
+    No text is kept; of each `_id` 16 bytes are, to notice one that comes twice.
+
+    Args:
+        path: a BEIR folder; a .jsonl or .jsonl.gz file with `_id`, `text` and perhaps
+            `title`, which goes before the text; any other file: a passage a line, and
+            the number of the line is its id. "-" is the standard input, of either kind:
+            JSON lines if the first begins with {.
+
+    Yields:
+        Id and text.
+
+    Raises:
+        InputError: the file cannot be read, holds no passage, or has a bad line.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "a.txt")
+        >>> _ = file.write_text("salt\n\nsea\n")
+        >>> list(passages(file))
+        [('1', 'salt'), ('3', 'sea')]
+    """
+    path = corpus_file(path)
+    json_lines = path.name.endswith((".jsonl", ".jsonl.gz"))
+    seen: set[bytes] = set()
+    where = ""
+    for where, line in lines(path):
+        if str(path) == STDIN and not seen:
+            json_lines = line.lstrip().startswith(b"{")
+        if json_lines:
+            row = json_object(line, where=where)
+            name, text = string(row, "_id", where=where), _passage(row, where)
+        else:
+            name, text = where.rpartition(":")[2], utf8(line, where=where)
+        known = blake2b(name.encode(), digest_size=16).digest()
+        if known in seen:
+            raise InputError("a new _id", f"{name!r} again", where=f"{where}: _id")
+        seen.add(known)
+        yield name, text
+    if not where:
+        raise InputError("a passage a line", "an empty file", where=_name(path))
+
+
+def corpus_file(path: str | Path) -> Path:
+    """The file itself, or in a BEIR folder its corpus.
+
+    Raises:
+        InputError: the folder holds no corpus.
+
+    Example:
+        >>> corpus_file("a.txt").name
+        'a.txt'
+    """
+    path = Path(path)
+    return _json_lines(path, "corpus") if path.is_dir() else path
 
 
 def read_pairs(path: str | Path) -> list[Pairs]:
@@ -184,7 +247,20 @@ def hold_out(
     return train, Retrieval(queries, corpus, qrels)
 
 
-def _open(path: str | Path) -> io.BufferedReader:
+def _name(path: str | Path) -> str:
+    return "stdin" if str(path) == STDIN else str(path)
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[io.BufferedReader]:
+    if str(path) == STDIN:
+        yield io.BufferedReader(sys.stdin.buffer)  # type: ignore[arg-type]
+    else:
+        with _open_file(path) as file:
+            yield file
+
+
+def _open_file(path: str | Path) -> io.BufferedReader:
     try:
         return open(path, "rb")
     except FileNotFoundError:
