@@ -177,6 +177,8 @@ this name. Did you mean --top-k?
                 prog=prog,
                 description=description,
                 return_unknown_args=True,
+                # A field of several types has the flags of its default's type.
+                config=(tyro.conf.AvoidSubcommands,),
                 **keywords,
             )
     except SystemExit as end:
@@ -256,7 +258,7 @@ def _flags(cls: Any, default: Any) -> list[str]:
     told = io.StringIO()
     keywords = {} if default is None else {"default": default}
     with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
-        tyro.cli(cls, args=["--help"], **keywords)
+        tyro.cli(cls, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **keywords)
     return sorted(set(re.findall(r"--[a-z][\w.-]*", told.getvalue())))
 
 

@@ -63,9 +63,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             do="Leave one axis at -1 to take what is left.",
         )
     # Explicit axes, jax's default, refuse nn.Embed with sharded weights.
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    try:
+        return jax.make_mesh(
+            tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+        )
+    except NotImplementedError as error:  # of a TPU's torus
+        raise InputError(
+            "mesh axes that the wiring of the chips can form",
+            f"{asked}: {error}",
+            where="mesh",
+        ) from None
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,32 @@ def load(
         m3jax.core.errors.InputError: nowhere: expected a local folder, or a hub id \
 like BAAI/bge-m3, found neither
     """
+    model, read = open_model(
+        path, dtype=dtype, pooling=pooling, like=like, revision=revision
+    )
+    model = dataclasses.replace(model, params=read(to))
+    if max_positions is None and position_init is None:
+        return model
+    return _extended(model, max_positions, position_init)
+
+
+def open_model(
+    path: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    pooling: Pooling | None = None,
+    like: str | None = None,
+    revision: str | None = None,
+) -> tuple[Model, Callable[[Where], Params]]:
+    """Read everything of a model but its parameters; else as `load`.
+
+    Returns:
+        The model, whose params are None, and a function that reads these to where they
+        belong.
+
+    Raises:
+        InputError: as `load`; what is wrong with the weights shows when they are read.
+    """
     published = known(path, like)
     if published is not None and not isinstance(published.config, EmbeddingConfig):
         raise InputError(
@@ -217,12 +244,11 @@ like BAAI/bge-m3, found neither
     most = encoder.max_length
     model = Model(config, None, tokenizer, min(limit or most, most), prompts)
     check(encoder, tokenizer, model.max_length, where=str(inner))
-    params = _read_params(config, inner, folder, found.dense, stored, to)
-    if max_positions is None and position_init is None:
-        return dataclasses.replace(model, params=params)
-    return _extended(
-        dataclasses.replace(model, params=params), max_positions, position_init
-    )
+
+    def read(to: Where) -> Params:
+        return _read_params(config, inner, folder, found.dense, stored, to)
+
+    return model, read
 
 
 def _read_params(

@@ -26,7 +26,7 @@ class LoraConfig:
     """Which parameters get a low-rank pair, and of what size."""
 
     rank: int = 16
-    """Inner width of the pair."""
+    """Inner width of the pair; a training with 0 has no pairs."""
     alpha: float = 32.0
     """The pair's product is multiplied by alpha / rank."""
     targets: str = r"(query|key|value|output|gate|up|down)\.kernel$"

@@ -17,20 +17,29 @@ from m3jax.core.mesh import MeshConfig, make_mesh, shardings
 from m3jax.core.types import Params
 from m3jax.data import batches, pipeline, tokenize, vocabulary
 from m3jax.data.pipeline import Data, DataConfig
+from m3jax.data.prompts import Prompts
 from m3jax.data.records import Retrieval
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.evaluation import bm25, retrieval
-from m3jax.hub.folder import Model, save
+from m3jax.hub.folder import Model, open_model, save
 from m3jax.losses.contrastive import BLOCKS
-from m3jax.nn.bert import SHARDING
-from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, init
+from m3jax.nn import lora
+from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.nn.encoder import SHARDING
+from m3jax.nn.lora import LoraConfig
+from m3jax.nn.qwen import QwenConfig
 from m3jax.pipeline import report, run
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
 from m3jax.training.objectives import ContrastiveConfig, contrastive
-from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from m3jax.training.state import abstract_state, new_state
+from m3jax.training.optimizer import (
+    OptimizerConfig,
+    check_trainable,
+    make_optimizer,
+    make_schedule,
+)
+from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.writer import Writer, read
 
@@ -44,9 +53,14 @@ Score = Callable[[Params, Retrieval], dict[str, float]]
 class Train:
     """One stage of training."""
 
+    init: str | None = None
+    """Model to go on from: a hub id, a model folder or a finished run; by default
+    parameters are random. It brings its tokenizer, its prompts and its shape; of
+    `model` only dtype and remat hold."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=0))
     objective: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -82,20 +96,59 @@ def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
     _check(stage)
     run.check_folder(folder, config, fresh=fresh)
     mesh = make_mesh(stage.mesh)
-    shapes = jax.eval_shape(
-        lambda: init(EmbeddingModule(stage.model), jax.random.key(0))
-    )
+    stage, source = _source(stage)
+    start = starting(EmbeddingModule(stage.model), _pairs(stage))
+    shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
+    check_trainable(shapes, _trainable(stage))
     pipeline.check_batch(stage.data, mesh, stage.objective.sub_batches)
     data = pipeline.open_data(stage.data)
-    if stage.tokenizer.pretrained is not None:
+    if stage.init is None and stage.tokenizer.pretrained is not None:
         tokenize.load(stage.tokenizer.pretrained)  # it is there, before we write
     run.open_folder(folder, config, run.describe(data), fresh=fresh)
     if report.is_finished(folder):
         print(f"{folder} is finished; --fresh starts it anew.")
     else:
-        _train(stage, data, mesh, folder)
+        _train(stage, data, mesh, folder, source)
     report.show(folder)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The model to go on from."""
+
+    tokenizer: Tokenizer
+    read: Callable[[Mesh], Params]
+
+
+def _source(stage: Train) -> tuple[Train, _Source | None]:
+    """The stage in the shape of the model that it goes on from, and that model."""
+    if stage.init is None:
+        return stage, None
+    model, read = open_model(stage.init)
+    wanted = stage.model.encoder
+    encoder = dataclasses.replace(
+        model.config.encoder, dtype=wanted.dtype, remat=wanted.remat
+    )
+    prompts = stage.data.prompts
+    if prompts == Prompts():
+        prompts = model.prompts
+    stage = dataclasses.replace(
+        stage,
+        model=dataclasses.replace(model.config, encoder=encoder),
+        data=dataclasses.replace(stage.data, prompts=prompts),
+    )
+    _check(stage)
+    return stage, _Source(model.tokenizer, read)
+
+
+def _pairs(stage: Train) -> LoraConfig | None:
+    return stage.lora if stage.lora.rank else None
+
+
+def _trainable(stage: Train) -> str:
+    """What is trained: by the config, else the low-rank pairs where there are some."""
+    return stage.optimizer.trainable or (lora.TRAINABLE if stage.lora.rank else "")
 
 
 def _check(stage: Train) -> None:
@@ -119,6 +172,7 @@ def _check(stage: Train) -> None:
         "model.encoder.heads": (encoder.heads, 1),
         "model.encoder.mlp": (encoder.mlp, 1),
         "objective.sub_batches": (objective.sub_batches, 1),
+        "lora.rank": (stage.lora.rank, 0),
     }
     rules = [
         (found >= least, name, f"at least {least}", found)
@@ -126,22 +180,23 @@ def _check(stage: Train) -> None:
     ]
     rules += [
         (
-            max(lengths) <= encoder.max_positions,
+            max(lengths) <= encoder.max_length,
             "data lengths",
-            f"at most model.encoder.max_positions={encoder.max_positions} tokens",
+            f"at most {encoder.max_length} tokens, by model.encoder.max_positions",
             max(lengths),
         ),
         (
-            encoder.hidden % max(encoder.heads, 1) == 0,
+            isinstance(encoder, QwenConfig)
+            or encoder.hidden % max(encoder.heads, 1) == 0,
             "model.encoder.heads",
             f"a divisor of hidden={encoder.hidden}",
             encoder.heads,
         ),
         (
-            0 <= encoder.dropout < 1,
+            isinstance(encoder, QwenConfig) or 0 <= encoder.dropout < 1,
             "model.encoder.dropout",
             "a share from 0 to below 1",
-            encoder.dropout,
+            getattr(encoder, "dropout", 0),
         ),
         (
             objective.temperature > 0,
@@ -167,10 +222,15 @@ def _check(stage: Train) -> None:
             raise InputError(expected, f"{found}", where=where)
 
 
-def _train(stage: Train, data: Data, mesh: Mesh, folder: Path) -> None:
-    tokenizer = _tokenizer(stage, data, folder / STAGE / "tokenizer")
-    encoder = dataclasses.replace(stage.model.encoder, vocab_size=tokenizer.vocab_size)
-    config = dataclasses.replace(stage.model, encoder=encoder)
+def _train(
+    stage: Train, data: Data, mesh: Mesh, folder: Path, source: _Source | None
+) -> None:
+    tokenizer = _tokenizer(stage, data, folder / STAGE / "tokenizer", source)
+    encoder, config = stage.model.encoder, stage.model
+    if source is None:
+        encoder = dataclasses.replace(encoder, vocab_size=tokenizer.vocab_size)
+        special = tokenizer.special_ids if config.sparse else ()
+        config = dataclasses.replace(config, encoder=encoder, special_ids=special)
     module = EmbeddingModule(config)
     search = functools.partial(
         retrieval.dense,
@@ -187,7 +247,8 @@ def _train(stage: Train, data: Data, mesh: Mesh, folder: Path) -> None:
 
     sets = {"dev": data.dev, "test": data.test}
     measured = {name: one for name, one in sets.items() if one is not None}
-    step, params = _fit(stage, data, module, tokenizer, mesh, folder, score)
+    given = None if source is None else source.read
+    step, params = _fit(stage, data, module, tokenizer, mesh, folder, score, given)
     lines = read(folder)
     results = {
         name: {
@@ -214,11 +275,15 @@ def _train(stage: Train, data: Data, mesh: Mesh, folder: Path) -> None:
     report.finish(folder, {"step": step, "results": results, "sizes": sizes})
 
 
-def _tokenizer(stage: Train, data: Data, folder: Path) -> Tokenizer:
+def _tokenizer(
+    stage: Train, data: Data, folder: Path, source: _Source | None
+) -> Tokenizer:
     """The tokenizer of this run; the first start makes it, later ones open it."""
     if not folder.exists():
         config = stage.tokenizer
-        if config.pretrained is not None:
+        if source is not None:
+            made = source.tokenizer
+        elif config.pretrained is not None:
             made = tokenize.load(config.pretrained)
         else:
             texts = (text for row in data.rows for text in (row.query, *row.pos))
@@ -237,17 +302,22 @@ def _fit(
     mesh: Mesh,
     folder: Path,
     score: Score,
+    given: Callable[[Mesh], Params] | None,
 ) -> tuple[int, Params]:
-    """Train from the last checkpoint, or from nothing; returns what dev selects."""
+    """Train from the last checkpoint, or from the start; returns what dev selects."""
     objective = contrastive(module, mesh, stage.objective)
-    tx = make_optimizer(stage.optimizer, stage.steps)
+    start, trainable = starting(module, _pairs(stage)), _trainable(stage)
+    optimizer = dataclasses.replace(stage.optimizer, trainable=trainable)
+    tx = make_optimizer(optimizer, stage.steps)
     schedule = make_schedule(stage.optimizer, stage.steps)
-    like = abstract_state(module, objective, tx, mesh, SHARDING)
+    like = abstract_state(start, objective, tx, mesh, SHARDING)
     dev = data.dev
     checkpoints = Checkpoints(folder / STAGE / "checkpoints", SELECTS if dev else None)
     state = checkpoints.restore_last(like)
     if state is None:
-        state = new_state(module, objective, tx, like, stage.seed)
+        params = None if given is None else given(mesh)
+        state = new_state(start, objective, tx, like, stage.seed, params=params)
+        del params
     first = int(state.step)
     writer = Writer(folder, first)
     if first == 0:
@@ -273,7 +343,7 @@ def _fit(
     with contextlib.closing(stream), contextlib.closing(writer):
         state = train(
             state,
-            make_step(objective, tx, schedule, mesh, like),
+            make_step(objective, tx, schedule, mesh, like, trainable=trainable),
             stream,
             Loop(
                 steps=stage.steps,

@@ -1,11 +1,15 @@
 """AdamW with warm-up, decay and gradient clipping."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import optax
 
 from m3jax.core import tree
+from m3jax.core.errors import InputError
+from m3jax.core.types import Params
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class OptimizerConfig:
     """Decay of the mean of their squares."""
     eps: float = 1e-8
     """Added to the root of that mean."""
+    trainable: str = ""
+    """Regex of the parameters that are trained, e.g. "^(sparse|multivec)" for the heads
+    alone; by default all, or with LoRA its pairs."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -61,7 +68,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip, then AdamW under the schedule.
+    """Clip, then AdamW under the schedule, for the parameters that are trained.
 
     Args:
         config: everything but the length.
@@ -77,7 +84,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         >>> tx = make_optimizer(OptimizerConfig(), steps=10)
         >>> state = tx.init({"kernel": jnp.ones(2)})
     """
-    return optax.chain(
+    adamw = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
             make_schedule(config, steps),
@@ -90,3 +97,56 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             ),
         ),
     )
+    if not config.trainable:
+        return adamw
+    return optax.partition(
+        {True: adamw, False: optax.set_to_zero()},
+        lambda params: moving(params, config.trainable),
+    )
+
+
+def moving(params: Params, trainable: str) -> Params:
+    """Say of every parameter whether it is trained.
+
+    Args:
+        params: parameters, or their shapes.
+        trainable: regex searched in their paths; "" is all of them.
+
+    Returns:
+        A tree like `params`, of bool.
+
+    Example:
+        >>> moving({"sparse": {"bias": 0}, "encoder": {"bias": 0}}, "^sparse")
+        {'encoder': {'bias': False}, 'sparse': {'bias': True}}
+    """
+    # Not "": of two equal keys the later would hold.
+    return tree.assign(params, {trainable or "()": True, "": False})
+
+
+def check_trainable(params: Params, trainable: str) -> None:
+    """Refuse a regex that trains nothing.
+
+    Args:
+        params: parameters, or their shapes.
+        trainable: see `moving`.
+
+    Raises:
+        InputError: the regex is none, or is found in no path.
+
+    Example:
+        >>> check_trainable({"encoder": {"bias": 0}}, "^sparse")
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: optimizer.trainable: expected a regex that is \
+found in some path, found '^sparse'. Paths look like encoder.bias.
+    """
+    try:
+        found = moving(params, trainable)
+    except re.error as error:
+        raise InputError("a regex", str(error), where="optimizer.trainable") from None
+    if not any(jax.tree.leaves(found)):
+        raise InputError(
+            "a regex that is found in some path",
+            repr(trainable),
+            where="optimizer.trainable",
+            do=f"Paths look like {next(iter(tree.paths(params)))}.",
+        )

@@ -1,5 +1,6 @@
 """All that a training step changes, and where it lies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 from m3jax.core.mesh import replicated, shardings
 from m3jax.core.types import Leaf, Params
+from m3jax.nn import lora
 from m3jax.nn.embedding import EmbeddingModule, init
+from m3jax.nn.lora import LoraConfig
 from m3jax.training.objectives import Objective
+
+# (rng, parameters to go on from, or None) -> the first parameters.
+Start = Callable[[jax.Array, Params | None], Params]
 
 
 @jax.tree_util.register_dataclass
@@ -34,8 +40,35 @@ class TrainState:
     rng: Leaf
 
 
+def starting(module: EmbeddingModule, pairs: LoraConfig | None = None) -> Start:
+    """How the parameters of a training begin: given or drawn, with low-rank pairs.
+
+    Args:
+        module: the model.
+        pairs: which parameters get a low-rank pair; None = none.
+
+    Returns:
+        A function for `abstract_state` and `new_state`.
+
+    Example:
+        >>> from m3jax.nn.bert import BertConfig
+        >>> from m3jax.nn.embedding import EmbeddingConfig
+        >>> module = EmbeddingModule(EmbeddingConfig(BertConfig(8, 4, 1, 1, 8, 4)))
+        >>> sorted(starting(module)(jax.random.key(0), None))
+        ['encoder']
+    """
+
+    def start(rng: jax.Array, given: Params | None) -> Params:
+        params = init(module, rng) if given is None else given
+        if pairs is None:
+            return params
+        return lora.add(params, pairs, jax.random.fold_in(rng, 1))
+
+    return start
+
+
 def abstract_state(
-    module: EmbeddingModule,
+    start: Start,
     objective: Objective,
     tx: optax.GradientTransformation,
     mesh: Mesh,
@@ -44,7 +77,7 @@ def abstract_state(
     """Shapes and shardings of the state, without an array.
 
     Args:
-        module: the model.
+        start: makes the parameters.
         objective: decides `extra`.
         tx: decides `opt_state`.
         mesh: the devices.
@@ -57,7 +90,7 @@ def abstract_state(
     Raises:
         InputError: a parameter matches no rule, or an axis does not divide it.
     """
-    shapes = jax.eval_shape(lambda: _create(module, objective, tx, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: _create(start, objective, tx, jax.random.key(0)))
     whole = replicated(mesh)
     of_params = shardings(mesh, shapes.params, rules)
     layout = TrainState(
@@ -65,10 +98,12 @@ def abstract_state(
         params=of_params,
         opt_state=optax.tree.map_params(
             tx,
-            lambda _, sharding: sharding,
+            # What is not trained has no copy in the optimizer.
+            lambda leaf, layout: leaf if _is_masked(leaf) else layout,
             shapes.opt_state,
             of_params,
             transform_non_params=lambda _: whole,
+            is_leaf=_is_masked,
         ),
         extra=jax.tree.map(lambda _: whole, shapes.extra),
         rng=whole,
@@ -83,40 +118,48 @@ def abstract_state(
 
 
 def new_state(
-    module: EmbeddingModule,
+    start: Start,
     objective: Objective,
     tx: optax.GradientTransformation,
     like: TrainState,
     seed: int,
+    *,
+    params: Params | None = None,
 ) -> TrainState:
-    """Draw the first state, each device its own part.
+    """Make the first state, each device its own part.
 
     Args:
-        module: the model.
+        start: makes the parameters.
         objective: decides `extra`.
         tx: decides `opt_state`.
         like: what `abstract_state` returned.
         seed: of the parameters and of everything drawn in training.
+        params: of the model to go on from; None = `start` draws them.
 
     Returns:
         The state; equal for every mesh.
     """
     layout = jax.tree.map(lambda leaf: leaf.sharding, like)
     create = jax.jit(
-        lambda: _create(module, objective, tx, jax.random.key(seed)),
+        lambda given: _create(start, objective, tx, jax.random.key(seed), given),
         out_shardings=layout,
     )
-    return create()
+    return create(params)
+
+
+def _is_masked(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def _create(
-    module: EmbeddingModule,
+    start: Start,
     objective: Objective,
     tx: optax.GradientTransformation,
     rng: jax.Array,
+    given: Params | None = None,
 ) -> TrainState:
     params_rng, extra_rng, rng = jax.random.split(rng, 3)
-    params = init(module, params_rng)
+    params = start(params_rng, given)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from m3jax.core.mesh import replicated
 from m3jax.core.types import Batch, Params
 from m3jax.training.objectives import Objective
+from m3jax.training.optimizer import moving
 from m3jax.training.state import TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -22,6 +23,8 @@ def make_step(
     schedule: optax.Schedule,
     mesh: Mesh,
     like: TrainState,
+    *,
+    trainable: str = "",
 ) -> Step:
     """Compile loss, gradient and update into one donated call.
 
@@ -34,6 +37,8 @@ def make_step(
         schedule: its learning rate, for the record.
         mesh: the devices.
         like: what `abstract_state` returned; results are pinned to its shardings.
+        trainable: regex of the parameters that are trained; no gradient is computed for
+            the others.
 
     Returns:
         (state, batch) -> (state, metrics); the old state is gone. Metrics are scalars:
@@ -48,6 +53,11 @@ def make_step(
         rng = jax.random.fold_in(state.rng, state.step)
 
         def mean_loss(params: Params) -> tuple[jax.Array, Any]:
+            params = jax.tree.map(
+                lambda leaf, moves: leaf if moves else jax.lax.stop_gradient(leaf),
+                params,
+                moving(params, trainable),
+            )
             terms = objective.loss(params, state.extra, batch, state.step, rng)
             total = jnp.maximum(terms.weight.sum(), 1e-9)
 

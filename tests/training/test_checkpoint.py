@@ -16,7 +16,7 @@ from m3jax.testing import tiny_config
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.objectives import ContrastiveConfig, contrastive
 from m3jax.training.optimizer import OptimizerConfig, make_optimizer
-from m3jax.training.state import TrainState, abstract_state, new_state
+from m3jax.training.state import TrainState, abstract_state, new_state, starting
 from m3jax.training.writer import Writer, read, series
 
 
@@ -25,8 +25,8 @@ def build(mesh_config: MeshConfig, devices: int) -> tuple[TrainState, TrainState
     module = EmbeddingModule(tiny_config(layers=1))
     objective = contrastive(module, mesh, ContrastiveConfig())
     tx = make_optimizer(OptimizerConfig(), steps=10)
-    like = abstract_state(module, objective, tx, mesh, SHARDING)
-    return like, new_state(module, objective, tx, like, seed=0)
+    like = abstract_state(starting(module), objective, tx, mesh, SHARDING)
+    return like, new_state(starting(module), objective, tx, like, seed=0)
 
 
 def at(state: TrainState, step: int) -> TrainState:

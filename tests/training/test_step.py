@@ -16,7 +16,7 @@ from m3jax.nn.embedding import EmbeddingModule
 from m3jax.testing import tiny_config
 from m3jax.training.objectives import ContrastiveConfig, contrastive
 from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from m3jax.training.state import TrainState, abstract_state, new_state
+from m3jax.training.state import TrainState, abstract_state, new_state, starting
 from m3jax.training.step import make_step
 
 SIZE = 16
@@ -51,8 +51,8 @@ def build(mesh_config: MeshConfig, devices: int, sub_batches: int = 1, **fields:
     objective = contrastive(module, mesh, config)
     optimizer = OptimizerConfig(learning_rate=1e-2, warmup=0.2)
     tx = make_optimizer(optimizer, steps=10)
-    like = abstract_state(module, objective, tx, mesh, SHARDING)
-    state = new_state(module, objective, tx, like, seed=0)
+    like = abstract_state(starting(module), objective, tx, mesh, SHARDING)
+    state = new_state(starting(module), objective, tx, like, seed=0)
     schedule = make_schedule(optimizer, steps=10)
     return mesh, like, state, make_step(objective, tx, schedule, mesh, like)
 
