@@ -98,6 +98,11 @@ vocab.txt, sentencepiece.bpe.model or merges.txt, found none of them
     if pad is None and backend.padding is not None:
         pad = backend.padding["pad_token"]
         settings["pad_token"] = pad
+    if pad is None:  # FacebookAI/roberta-base names it nowhere else
+        number = _settings(folder / "config.json").get("pad_token_id")
+        tokens = {id: token for token, id in backend.get_vocab().items()}
+        pad = tokens.get(number) if type(number) is int else None
+        settings["pad_token"] = pad
     pad_id = None if pad is None else backend.token_to_id(pad)
     if pad_id is None:
         raise InputError(
