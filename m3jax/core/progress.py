@@ -4,18 +4,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+# Whether a bar is shown, or what is told of each finished part in place of a bar.
+Show = bool | Callable[[int], None]
+
 
 @contextmanager
 def bar(
-    description: str, total: int, unit: str, *, show: bool = True
+    description: str, total: int | None, unit: str, *, show: Show = True
 ) -> Iterator[Callable[[int], None]]:
     """Show how far a piece of work is, on stderr, and leave no trace of it.
 
     Args:
         description: what is being done.
-        total: units in all.
+        total: units in all; None = not known.
         unit: what is counted, e.g. "texts".
-        show: False keeps quiet.
+        show: False keeps quiet; a function gets the units in place of a bar.
 
     Yields:
         A function to call with the number of units that were just finished.
@@ -24,6 +27,9 @@ def bar(
         >>> with bar("encode", 3, "texts", show=False) as advance:
         ...     advance(3)
     """
+    if callable(show):
+        yield show
+        return
     if not show or not sys.stderr.isatty():
         yield lambda units: None
         return

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from m3jax.core.cache import keep_compiled
 from m3jax.core.errors import InputError
+from m3jax.core.progress import Show
 from m3jax.core.types import Params
 from m3jax.data.prompts import Prompts, query_prompt
 from m3jax.data.tokenize import Tokenizer
@@ -140,7 +141,7 @@ id like BAAI/bge-m3, found neither
         dim: int | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        progress: bool = False,
+        progress: Show = False,
     ) -> Encoded:
         """Embed queries: the query prompt goes before each.
 
@@ -155,7 +156,8 @@ id like BAAI/bge-m3, found neither
             batch_tokens: tokens in a batch; more are faster on a large accelerator,
                 fewer need less memory.
             max_length: tokens kept of each; None keeps `self.max_length`.
-            progress: show a bar on a terminal.
+            progress: show a bar on a terminal; or a function that is told how many
+                texts were just encoded.
 
         Returns:
             One row a text, in the order of the texts.
@@ -185,7 +187,7 @@ id like BAAI/bge-m3, found neither
         dim: int | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        progress: bool = False,
+        progress: Show = False,
     ) -> Encoded:
         """Embed passages: the passage prompt goes before each; else as `encode_query`.
 
@@ -197,7 +199,8 @@ id like BAAI/bge-m3, found neither
             batch_tokens: tokens in a batch; more are faster on a large accelerator,
                 fewer need less memory.
             max_length: tokens kept of each; None keeps `self.max_length`.
-            progress: show a bar on a terminal.
+            progress: show a bar on a terminal; or a function that is told how many
+                texts were just encoded.
 
         Returns:
             One row a text, in the order of the texts.
@@ -225,7 +228,7 @@ id like BAAI/bge-m3, found neither
         dim: int | None,
         batch_tokens: int | None,
         max_length: int | None,
-        progress: bool,
+        progress: Show,
     ) -> Encoded:
         limit = self.module.config.encoder.max_length
         max_length = self.max_length if max_length is None else max_length

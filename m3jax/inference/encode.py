@@ -2,7 +2,9 @@
 
 import functools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import replicated
-from m3jax.core.progress import bar
+from m3jax.core.progress import Show, bar
 from m3jax.core.types import Embeddings, Params, Tokens
 from m3jax.data import tokenize
 from m3jax.data.tokenize import Tokenizer
@@ -31,6 +33,47 @@ from m3jax.ops.pooling import normalize
 _CHUNK = 4_096  # texts tokenised at once; their offsets and words are dropped after
 
 
+class CutWarning(UserWarning):
+    """Texts were longer than the tokens that are kept.
+
+    Attributes:
+        count: how many were.
+    """
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
+@contextmanager
+def collect_cuts() -> Iterator[list[int]]:
+    """Count texts that are cut, in place of a warning; other warnings pass.
+
+    Yields:
+        A list; each call that cuts texts puts their number into it.
+
+    Example:
+        >>> with collect_cuts() as cuts:
+        ...     warnings.warn(CutWarning("2 texts were cut", 2))
+        >>> cuts
+        [2]
+    """
+    cuts: list[int] = []
+    with warnings.catch_warnings():
+        # Whatever the filters say of warnings in general.
+        warnings.simplefilter("always", CutWarning)
+        show = warnings.showwarning
+
+        def collect(message: Warning | str, *rest: Any, **named: Any) -> None:
+            if isinstance(message, CutWarning):
+                cuts.append(message.count)
+            else:
+                show(message, *rest, **named)
+
+        warnings.showwarning = collect
+        yield cuts
+
+
 def encode(
     module: EmbeddingModule,
     params: Params,
@@ -42,7 +85,7 @@ def encode(
     dim: int | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
-    progress: bool = False,
+    progress: Show = False,
     description: str = "encode",
     warn: bool = False,
 ) -> Encoded:
@@ -65,7 +108,8 @@ def encode(
         batch_tokens: tokens in a batch, padding included; None takes what is fast:
             16,384 for each share of the rows, 1,024 on a CPU.
         mesh: devices that share the rows; None uses those that hold the parameters.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal; or a function that is told how many texts
+            were just encoded.
         description: what the bar says.
         warn: say with one warning how many texts were cut.
 
@@ -86,14 +130,14 @@ def encode(
         raise InputError(f"a width from 1 to {width}", f"{dim}", where="dim")
     every = config.mcls_every if config.pooling == "mcls" else None
     rows, cut = _tokenize(
-        tokenizer, texts, max_length, progress, f"{description}: tokens", every
+        tokenizer, texts, max_length, progress is True, f"{description}: tokens", every
     )
     if warn and cut:
-        warnings.warn(
+        message = (
             f"{cut:,} of {len(texts):,} texts are longer than {max_length:,} tokens "
-            "and were cut; max_length= takes more, as far as the model does",
-            stacklevel=4,
+            "and were cut; max_length= takes more, as far as the model does"
         )
+        warnings.warn(CutWarning(message, cut), stacklevel=4)
     planned = batching.plan(
         np.array([len(row) for row in rows], np.int64),
         max_length=max_length,

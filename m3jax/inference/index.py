@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from m3jax.core import files, tree
+from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.data.records import json_object, string
 from m3jax.data.sources import lines
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encode import as_texts
 from m3jax.inference.encoded import DENSE, Encoded, require_own
+from m3jax.inference.fingerprint import fingerprint
 from m3jax.ops import scores as ops
 
 PASSAGES, META = "passages.jsonl", "meta.json"
@@ -208,23 +209,11 @@ def fingerprints(embedder: Embedder, corpus: Mapping[str, str]) -> dict[str, str
     Returns:
         model and corpus as 16 hex digits each, and max_length.
     """
-    model = blake2b(digest_size=8)
-    for name, tensor in tree.named(jax.device_get(embedder.params)).items():
-        model.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
-        model.update(np.asarray(tensor).tobytes())
-    # What was cut last is no part of the tokenizer; each call says it anew.
-    embedder.tokenizer.backend.no_truncation()
-    for part in (
-        repr(embedder.module.config),
-        embedder.tokenizer.backend.to_str(),
-        embedder.prompts.passage,
-    ):
-        model.update(f"{len(part)} {part}\n".encode())
     text = blake2b(digest_size=8)
     for line in _lines(corpus):
         text.update(line.encode())
     return {
-        "model": model.hexdigest(),
+        "model": fingerprint(embedder, embedder.prompts.passage),
         "corpus": text.hexdigest(),
         "max_length": embedder.max_length,
     }

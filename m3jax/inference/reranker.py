@@ -22,7 +22,7 @@ from m3jax.hub import reranker as hub
 from m3jax.hub.model_files import Where
 from m3jax.inference import batches as batching
 from m3jax.inference.batches import EncodeBatch
-from m3jax.inference.encode import as_texts
+from m3jax.inference.encode import CutWarning, as_texts
 from m3jax.nn.layers import Dtype
 from m3jax.nn.reranker import RerankerModule, score
 
@@ -163,11 +163,11 @@ id like BAAI/bge-m3, found neither
         if not ids:
             return np.empty(0, np.float32)
         if cut:
-            warnings.warn(
+            message = (
                 f"{cut:,} of {len(ids):,} pairs are longer than {max_length:,} tokens "
-                "and were cut",
-                stacklevel=3,
+                "and were cut"
             )
+            warnings.warn(CutWarning(message, cut), stacklevel=3)
         planned = batching.plan(
             np.array([len(row) for row in ids]),
             max_length=max_length,
