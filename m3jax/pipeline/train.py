@@ -32,7 +32,11 @@ from m3jax.nn.qwen import QwenConfig
 from m3jax.pipeline import report, run
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
-from m3jax.training.objectives import ContrastiveConfig, contrastive
+from m3jax.training.objectives import (
+    DENSE_PARAMETERS,
+    ContrastiveConfig,
+    contrastive,
+)
 from m3jax.training.optimizer import (
     OptimizerConfig,
     check_trainable,
@@ -147,8 +151,13 @@ def _pairs(stage: Train) -> LoraConfig | None:
 
 
 def _trainable(stage: Train) -> str:
-    """What is trained: by the config, else the low-rank pairs where there are some."""
-    return stage.optimizer.trainable or (lora.TRAINABLE if stage.lora.rank else "")
+    """What is trained: by the config, else low-rank pairs, else what the loss sees."""
+    if stage.optimizer.trainable:
+        return stage.optimizer.trainable
+    if stage.lora.rank:
+        return lora.TRAINABLE
+    # Heads without a gradient would only decay.
+    return DENSE_PARAMETERS if len(stage.model.outputs) > 1 else ""
 
 
 def _check(stage: Train) -> None:

@@ -49,6 +49,10 @@ class Objective:
     update: Callable[[Params, Any, Any], Any]
 
 
+# Paths of what dense embeddings depend on.
+DENSE_PARAMETERS = r"^(encoder|mlp_head)\."
+
+
 @dataclass(frozen=True)
 class ContrastiveConfig:
     """Dense contrastive training (E5, BGE): `losses.info_nce` over all devices."""
