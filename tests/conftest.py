@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# No test asks the network for a model.
+os.environ["HF_HUB_OFFLINE"] = "1"
 # The folder of compiled programs is the user's; tests/core/test_cache.py makes its own.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Tests compile much and compute little: half the time goes without optimisation.

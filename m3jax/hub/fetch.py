@@ -62,7 +62,7 @@ like BAAI/bge-m3, found neither
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -86,7 +86,7 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     except RevisionNotFoundError:
         raise InputError("a revision of it", f"{revision}", where=name) from None
     except (LocalEntryNotFoundError, OSError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+        offline = constants.HF_HUB_OFFLINE
         raise InputError(
             "a model in the cache, or a network to fetch it",
             "neither: " + ("HF_HUB_OFFLINE is set" if offline else _first(error)),

@@ -14,8 +14,9 @@ from m3jax.core import tree
 from m3jax.core.errors import InputError
 from m3jax.core.types import Tokens
 from m3jax.data import tokenize
-from m3jax.hub import bert
+from m3jax.hub import bert, families, weights
 from m3jax.hub.folder import Model, load, save
+from m3jax.hub.model_files import names_of
 from m3jax.nn.bert import Bert, BertConfig
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, embed, init
 
@@ -41,6 +42,10 @@ def tensors() -> dict[str, np.ndarray]:
 
 def shapes(config: EmbeddingConfig):
     return jax.eval_shape(lambda: init(EmbeddingModule(config), jax.random.key(0)))
+
+
+def from_published(tensors: dict, config: EmbeddingConfig, where: str = ""):
+    return weights.fill(tensors, shapes(config), names_of(config.encoder), where=where)
 
 
 def padded(ids: np.ndarray, mask: np.ndarray) -> Tokens:
@@ -126,12 +131,12 @@ def test_many_layers_keep_their_order() -> None:
     params = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes(config)
     )
-    published = bert.to_published(params)
+    published = dict(weights.tensors(params, names_of(config.encoder)))
     kernel = params["encoder"]["layers"]["mlp"]["up"]["kernel"]
     for layer in range(12):
         name = f"encoder.layer.{layer}.intermediate.dense.weight"
         np.testing.assert_array_equal(published[name], kernel[layer].T)
-    again = bert.from_published(published, shapes(config))
+    again = from_published(published, config)
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
@@ -149,14 +154,14 @@ def test_other_names(rename, model, tensors) -> None:
     assert renamed.keys() != tensors.keys()
     renamed["cls.predictions.bias"] = np.zeros(60)
     renamed["bert.embeddings.position_ids"] = np.arange(64)[None]
-    params = bert.from_published(renamed, shapes(model.config))
+    params = from_published(renamed, model.config)
     jax.tree.map(np.testing.assert_array_equal, params, model.params)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
 def test_other_dtypes(dtype, model, tensors) -> None:
     cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-    params = bert.from_published(cast, shapes(model.config))
+    params = from_published(cast, model.config)
     for found, exact in zip(
         jax.tree.leaves(params), jax.tree.leaves(model.params), strict=True
     ):
@@ -178,11 +183,11 @@ def without(tensors: dict, name: str) -> dict:
         (lambda t: without(t, KEY), f"expected a tensor {KEY}, found none"),
         (
             lambda t: {**t, "encoder.layer.3.output.dense.bias": np.zeros(24)},
-            "found also encoder.layer.3.output.dense.bias",
+            "found none for encoder.layer.3.output.dense.bias",
         ),
-        (lambda t: {**t, "classifier.weight": np.zeros(2)}, "also classifier.weight"),
-        (lambda t: {**t, "poolerish": np.zeros(2)}, "also poolerish"),
-        (lambda t: {**t, f"bert.{KEY}": t[KEY]}, f"each tensor once, found {KEY}"),
+        (lambda t: {**t, "classifier.weight": np.zeros(2)}, "none for classifier.w"),
+        (lambda t: {**t, "poolerish": np.zeros(2)}, "none for poolerish"),
+        (lambda t: {**t, f"bert.{KEY}": t[KEY]}, f"each tensor once, found bert.{KEY}"),
         (
             lambda t: {**t, UP: t[UP].T},
             rf"shape \(48, 24\) for {UP}, found \(24, 48\)",
@@ -192,22 +197,37 @@ def without(tensors: dict, name: str) -> dict:
 )
 def test_wrong_tensors(change, message, model, tensors) -> None:
     with pytest.raises(InputError, match=message) as error:
-        bert.from_published(change(tensors), shapes(model.config), where="w.file")
+        from_published(change(tensors), model.config, where="w.file")
     assert error.value.where == "w.file"
 
 
-def test_config_round_trip() -> None:
-    config = EmbeddingConfig(BertConfig(9, 8, 7, 2, 6, 5, 3, 0.25, 1e-7), "last")
-    written = bert.to_config(config, pad_id=4)
-    assert bert.from_config(written, "last") == config
-    assert written["pad_token_id"] == 4
-    assert bert.from_config({"model_type": "bert"}, "mean") == EmbeddingConfig()
+@pytest.mark.parametrize(
+    ("config", "pad_id", "kind"),
+    [
+        (BertConfig(9, 8, 7, 2, 6, 5, 3, 0.25, 1e-7), 4, "bert"),
+        (BertConfig(9, 8, 7, 2, 6, 9, 1, first_position=2), 1, "xlm-roberta"),
+        (BertConfig(9, 8, 7, 2, 6, 9, 1, first_position=5), 4, "xlm-roberta"),
+    ],
+)
+def test_config_round_trip(config, pad_id, kind) -> None:
+    written = bert.to_config(config, pad_id=pad_id)
+    assert bert.from_config(written) == config
+    assert (written["pad_token_id"], written["model_type"]) == (pad_id, kind)
+
+
+def test_what_config_json_leaves_out_is_bert_base() -> None:
+    assert bert.from_config({"model_type": "bert"}) == BertConfig()
+
+
+def test_positions_that_no_published_model_has() -> None:
+    config = BertConfig(9, 8, 7, 2, 6, 9, 1, first_position=2)
+    with pytest.raises(InputError, match="first_position 1, after the padding"):
+        bert.to_config(config, pad_id=0)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", "xlm-roberta", "expected 'bert', found 'xlm-roberta'"),
         ("hidden_act", "gelu_new", "expected 'gelu', found 'gelu_new'"),
         ("position_embedding_type", "relative_key", "expected 'absolute'"),
         ("is_decoder", True, "expected False, found True"),
@@ -220,12 +240,22 @@ def test_config_round_trip() -> None:
     ],
 )
 def test_wrong_config(key, value, message) -> None:
-    config = {**bert.to_config(EmbeddingConfig()), key: value}
+    config = {**bert.to_config(BertConfig(), pad_id=0), key: value}
     with pytest.raises(InputError, match=message) as error:
-        bert.from_config(config, "mean", where="a/config.json")
+        bert.from_config(config, where="a/config.json")
     assert error.value.where == f"a/config.json: {key}"
 
 
-def test_config_without_model_type() -> None:
-    with pytest.raises(InputError, match="model_type: expected 'bert', found None"):
-        bert.from_config({"hidden_size": 4}, "mean")
+@pytest.mark.parametrize("pad_id", [None, "1", True, -1, 511])
+def test_wrong_padding_token_of_an_xlm_roberta(pad_id) -> None:
+    config = {"model_type": "xlm-roberta", "pad_token_id": pad_id}
+    with pytest.raises(InputError, match="the id of the padding token, found"):
+        bert.from_config(config)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", None, 3])
+def test_other_model_types(kind) -> None:
+    known = "bert, roberta, xlm-roberta, qwen2, qwen3"
+    config = {"hidden_size": 4, **({} if kind is None else {"model_type": kind})}
+    with pytest.raises(InputError, match=f"expected one of {known}, found {kind!r}"):
+        families.by_type(config, where="config.json")

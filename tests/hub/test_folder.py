@@ -30,6 +30,7 @@ FILES = [
     "README.md",
     "config.json",
     "config_sentence_transformers.json",
+    "m3jax.json",
     "model.safetensors",
     "modules.json",
     "sentence_bert_config.json",
@@ -101,6 +102,7 @@ def both(*changes: Callable[[Path], Any]) -> Callable[[Path], None]:
 
 ST = "sentence_transformers.models."
 TRANSFORMER, POOL = ("", f"{ST}Transformer"), ("1_Pooling", f"{ST}Pooling")
+DENSE, TANH = ("2_Dense", f"{ST}Dense"), "torch.nn.modules.activation.Tanh"
 
 
 def copy(tmp_path: Path, change: Callable[[Path], Any]) -> Path:
@@ -170,6 +172,7 @@ def test_layout_does_not_drift(tmp_path) -> None:
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }
+    assert read(folder / "m3jax.json") == {"mlp_head": "none", "task": ""}
     settings = read(folder / "tokenizer_config.json")
     assert settings["model_max_length"] == 32
     assert read(folder / "tokenizer.json")["truncation"] is None
@@ -204,7 +207,7 @@ def test_card(tmp_path) -> None:
     assert {"m3jax", "sentence-similarity", "feature-extraction"} <= set(tags)
     for row in ("the last token", "32 tokens", '"query: "', r"text\|\n: ", "width 16"):
         assert row in body
-    assert "mask.sum(1) - 1" in body
+    assert "mask.cumsum(1).argmax(1)" in body
     assert card.endswith("\n## Scores\n\nnDCG@10 0.5\n")
     save(tiny("mean", prompts=Prompts()), tmp_path / "plain")
     plain = (tmp_path / "plain" / "README.md").read_text()
@@ -246,8 +249,8 @@ def test_a_full_disk_leaves_the_earlier_export(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_length": 65}, "max_length from 1 to max_positions=64, found 65"),
-        ({"max_length": 0}, "max_length from 1 to max_positions=64, found 0"),
+        ({"max_length": 65}, "max_length from 1 to 64, .*, found 65"),
+        ({"max_length": 0}, "max_length from 1 to 64, .*, found 0"),
         (
             {"config": tiny_config(9)},
             r"token ids below vocab_size=9, found a tokenizer with id \d+",
@@ -412,7 +415,7 @@ def weights(change: Callable[[dict], Any]) -> Callable[[Path], None]:
 
 SETTINGS = "config_sentence_transformers.json"
 WORDS = "embeddings.word_embeddings.weight"
-KINDS = "Transformer, Pooling, Normalize"
+KINDS = "Transformer, Pooling, Dense, Normalize"
 BAD = {
     # name: (change, file that is named, message)
     "empty folder": (
@@ -429,9 +432,19 @@ BAD = {
         "expected JSON",
     ),
     "other architecture": (
-        edit("config.json", model_type="qwen3"),
+        edit("config.json", model_type="gpt2"),
         "config.json: model_type",
-        "expected 'bert', found 'qwen3'",
+        "expected one of bert, roberta, xlm-roberta, qwen2, qwen3, found 'gpt2'",
+    ),
+    "the wrong architecture": (
+        edit("config.json", model_type="qwen3"),
+        "config.json: hidden_act",
+        "expected 'silu', found 'gelu'",
+    ),
+    "a reranker": (
+        edit("config.json", architectures=["BertForSequenceClassification"]),
+        "config.json",
+        r"an embedding model, found a reranker\. Use m3jax\.Reranker",
     ),
     "more layers": (
         edit("config.json", num_hidden_layers=4),
@@ -441,7 +454,7 @@ BAD = {
     "fewer layers": (
         edit("config.json", num_hidden_layers=2),
         "model.safetensors",
-        r"also encoder\.layer\.2\.attention",
+        r"for every tensor, found none for encoder\.layer\.2\.att.* and 11 more",
     ),
     "wider": (
         edit("config.json", intermediate_size=96),
@@ -451,15 +464,20 @@ BAD = {
     "heads": (edit("config.json", num_attention_heads=5), "", "heads that divide"),
     "no weights": (
         remove("model.safetensors"),
-        "model.safetensors",
-        "expected a file, found none",
+        "",
+        r"expected model\.safetensors or pytorch_model\.bin, found neither$",
     ),
-    "torch weights": (
+    "weights of another library": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "tf_model.h5"),
+        "",
+        r"found neither, but tf_model\.h5\. Save the model once more",
+    ),
+    "no torch weights": (
         lambda folder: (folder / "model.safetensors").rename(
             folder / "pytorch_model.bin"
         ),
-        "model.safetensors",
-        "found none, but pytorch_model.bin. Save the model once more",
+        "pytorch_model.bin",
+        "expected a file of torch.save, found other bytes",
     ),
     "cut weights": (truncate(-100), "model.safetensors", "a whole safetensors file"),
     "cut header": (truncate(100), "model.safetensors", "a whole safetensors file"),
@@ -472,7 +490,7 @@ BAD = {
     "tensor left over": (
         weights(lambda tensors: tensors.update(new=np.zeros(2))),
         "model.safetensors",
-        "expected the tensors of a BERT encoder, found also new",
+        "expected a parameter for every tensor, found none for new$",
     ),
     "small word table": (
         both(
@@ -482,7 +500,11 @@ BAD = {
         "",
         "token ids below vocab_size=50, found a tokenizer with id 59",
     ),
-    "no tokenizer": (remove("tokenizer.json"), "tokenizer.json", "a file, found none"),
+    "no tokenizer": (
+        remove("tokenizer.json"),
+        "",
+        r"a tokenizer: tokenizer\.json, vocab\.txt, .*, found none of them",
+    ),
     "modules an object": (
         write("modules.json", "{}"),
         "modules.json",
@@ -493,10 +515,60 @@ BAD = {
         "modules.json",
         "a list of objects, found 'Pooling'",
     ),
-    "Dense": (
-        modules(TRANSFORMER, POOL, ("2_Dense", f"{ST}Dense")),
+    "LSTM": (
+        modules(TRANSFORMER, POOL, ("2_LSTM", f"{ST}LSTM")),
         "modules.json",
-        f"modules of the kinds {KINDS}, found {ST}Dense",
+        f"modules of the kinds {KINDS}, found {ST}LSTM",
+    ),
+    "Dense without file": (
+        modules(TRANSFORMER, POOL, DENSE),
+        "2_Dense/config.json",
+        "expected a file, found none",
+    ),
+    "Dense with another activation": (
+        both(
+            modules(TRANSFORMER, POOL, DENSE),
+            edit("2_Dense/config.json", activation_function="torch.nn.Identity"),
+        ),
+        "2_Dense/config.json",
+        "with bias and tanh, found activation torch.nn.Identity, bias True",
+    ),
+    "Dense without bias": (
+        both(
+            modules(TRANSFORMER, POOL, DENSE),
+            edit("2_Dense/config.json", activation_function=TANH, bias=False),
+        ),
+        "2_Dense/config.json",
+        "with bias and tanh, found .*, bias False",
+    ),
+    "a narrower Dense": (
+        both(
+            modules(TRANSFORMER, POOL, DENSE),
+            edit("2_Dense/config.json", activation_function=TANH, in_features=24),
+            edit("2_Dense/config.json", out_features=8),
+        ),
+        "2_Dense/config.json",
+        "as wide as its input, found 24 to 8",
+    ),
+    "Dense without weights": (
+        both(
+            modules(TRANSFORMER, POOL, DENSE),
+            edit("2_Dense/config.json", activation_function=TANH),
+        ),
+        "2_Dense",
+        r"expected model\.safetensors or pytorch_model\.bin, found neither",
+    ),
+    "Dense of another width": (
+        both(
+            modules(TRANSFORMER, POOL, DENSE),
+            edit("2_Dense/config.json", activation_function=TANH),
+            lambda folder: safetensors.numpy.save_file(
+                {"linear.weight": np.ones((8, 24)), "linear.bias": np.ones(8)},
+                folder / "2_Dense" / "model.safetensors",
+            ),
+        ),
+        "2_Dense/model.safetensors",
+        r"shape \(24,\) for linear\.bias, found \(8,\)",
     ),
     "module of somebody else": (
         modules(TRANSFORMER, ("1_Pooling", "my_code.Pooling")),
@@ -595,8 +667,10 @@ def test_dot_of_length_1_is_fine(tmp_path) -> None:
     assert model.config == load(GOLDEN).config
 
 
-def test_no_folder(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"a local folder, found none\..*downloaded"):
-        load("BAAI/bge-m3")
-    with pytest.raises(InputError, match="a local folder, found a file"):
+def test_no_folder() -> None:
+    with pytest.raises(InputError, match="a model in the cache, .*HF_HUB_OFFLINE"):
+        load("nobody/has-such-a-model")
+    with pytest.raises(InputError, match="a local folder, or a hub id .*neither"):
+        load("nowhere/at/all")
+    with pytest.raises(InputError, match="a local folder, .*, found a file"):
         load(GOLDEN / "config.json")
