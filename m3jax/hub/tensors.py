@@ -165,7 +165,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """
     try:
         safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(t) for name, t in tensors.items()},
+            {name: np.asarray(t, order="C") for name, t in tensors.items()},
             path,
             metadata={"format": "pt"},
         )

@@ -668,9 +668,9 @@ def test_dot_of_length_1_is_fine(tmp_path) -> None:
 
 
 def test_no_folder() -> None:
-    with pytest.raises(InputError, match="a model in the cache, .*HF_HUB_OFFLINE"):
+    with pytest.raises(InputError, match=r"a model in the cache, .*HF_HUB_OFFLINE"):
         load("nobody/has-such-a-model")
-    with pytest.raises(InputError, match="a local folder, or a hub id .*neither"):
+    with pytest.raises(InputError, match=r"a local folder, or a hub id .*neither"):
         load("nowhere/at/all")
-    with pytest.raises(InputError, match="a local folder, .*, found a file"):
+    with pytest.raises(InputError, match=r"a local folder, .*, found a file"):
         load(GOLDEN / "config.json")
