@@ -168,7 +168,13 @@ def save(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
         OSError: the folder cannot be written to.
     """
     tokenizer.backend.no_truncation()
-    settings = {**tokenizer.settings, "model_max_length": max_length}
+    # Where none is named, transformers takes the class of the model's type, and that
+    # of XLM-R does not read the tokenizer of a RoBERTa.
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **tokenizer.settings,
+        "model_max_length": max_length,
+    }
     files.write_text(folder / "tokenizer.json", tokenizer.backend.to_str(pretty=True))
     files.write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2))
 
