@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from m3jax.core.types import Tokens
+from m3jax.core.types import Params, Tokens
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["full", "dots", "none"]
@@ -61,7 +61,7 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,)).astype(self.dtype)
-        if pair := _pair(self):
+        if pair := low_rank_pair(self.variables["params"]):
             y = y + _times(x, *pair)
         return y
 
@@ -79,25 +79,30 @@ class Embed(nn.Module):
         start = nn.initializers.normal(0.02)
         table = self.param("embedding", start, (self.rows, self.features))
         x = jnp.take(table, ids, axis=0).astype(self.dtype)
-        if pair := _pair(self):
+        if pair := low_rank_pair(self.variables["params"]):
             a, b, scale = pair
             x = x + _times(jnp.take(a, ids, axis=0).astype(self.dtype), None, b, scale)
         return x
 
 
-def _pair(module: nn.Module) -> tuple[jax.Array, jax.Array, jax.Array] | None:
-    """The low-rank pair beside a module's matrix, and its scale."""
-    if not module.has_variable("params", "lora_a"):
+def low_rank_pair(params: Params) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+    """A, B and their scale, which is never trained, where they stand beside a matrix.
+
+    Example:
+        >>> low_rank_pair({"kernel": jnp.ones((4, 6))}) is None
+        True
+    """
+    if "lora_a" not in params:
         return None
-    params = module.variables["params"]
-    return params["lora_a"], params["lora_b"], params["lora_scale"]
+    scale = jax.lax.stop_gradient(params["lora_scale"])
+    return params["lora_a"], params["lora_b"], scale
 
 
 def _times(
     x: jax.Array, a: jax.Array | None, b: jax.Array, scale: jax.Array
 ) -> jax.Array:
     low = x if a is None else x @ a.astype(x.dtype)
-    return low @ b.astype(x.dtype) * jax.lax.stop_gradient(scale).astype(x.dtype)
+    return low @ b.astype(x.dtype) * scale.astype(x.dtype)
 
 
 def positions(tokens: Tokens) -> Int[Array, "b l"]:

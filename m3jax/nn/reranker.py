@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from m3jax.core.types import Params, Tokens
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.encoder import EncoderConfig, make_encoder
-from m3jax.nn.layers import Dense
+from m3jax.nn.layers import Dense, low_rank_pair
 from m3jax.ops.pooling import pool
 
 
@@ -41,7 +41,12 @@ class LmHead(nn.Module):
         """Logits of some tokens."""
         shape = (hidden.shape[-1], self.vocab_size)
         kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
-        return _logits(hidden, kernel[:, jnp.array(ids)].T)
+        at = jnp.array(ids)
+        rows = kernel[:, at].T
+        if pair := low_rank_pair(self.variables["params"]):
+            a, b, scale = pair
+            rows = rows + (a @ b[:, at]).T * scale
+        return _logits(hidden, rows)
 
 
 class RerankerModule(nn.Module):
@@ -144,8 +149,9 @@ def _rows_of(word: Params, ids: tuple[int, ...]) -> Float[Array, "n d"]:
     """Rows of the word table, with its low-rank pair where it has one."""
     at = jnp.array(ids)
     rows = word["embedding"][at]
-    if "lora_a" in word:
-        rows = rows + word["lora_a"][at] @ word["lora_b"] * word["lora_scale"]
+    if pair := low_rank_pair(word):
+        a, b, scale = pair
+        rows = rows + a[at] @ b * scale
     return rows
 
 
