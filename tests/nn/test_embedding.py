@@ -1,4 +1,3 @@
-import collections
 import functools
 import re
 from pathlib import Path
@@ -109,7 +108,7 @@ def test_training_makes_nothing_as_wide_as_the_vocabulary() -> None:
         return match_loss(embed(module, params, batch, outputs=outputs, sub_batches=2))
 
     compiled = jax.jit(jax.grad(loss)).lower(shapes).compile().as_text()
-    found = collections.Counter(re.findall(r"\w+\[[\d,]*\b5003\b[\d,]*\]", compiled))
+    found = re.findall(r"\w+\[[\d,]*\b5003\b[\d,]*\]", compiled or "")
     assert set(found) == {"f32[5003,16]"}
 
 
@@ -196,7 +195,7 @@ def test_simcse_is_that_of_the_reference(mlp_head: Any, key: str) -> None:
         (
             M3,
             ("sparse", "colbert", "x"),
-            "dense, sparse, multivec, .* found colbert, x",
+            "one or more of dense, sparse, multivec, .* found colbert, x",
         ),
         (M3, (), "one or more of dense, sparse, multivec, .* found none"),
     ],
