@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from m3jax.core import cli, config
+from m3jax.core import cli, config, show
 from m3jax.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ DESCRIPTION = (
     "the model. Without a query, queries are read from the terminal or from a pipe, "
     "one a line."
 )
-_SHOWN_LINES, _SHOWN_CHARACTERS = 2, 200
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,10 @@ def main() -> None:
     embedder = Embedder.load(model)
     corpus = _read_corpus(flags.corpus or _searched_by_default(model))
     index = _index(embedder, corpus, _run(model) / "cache" / "index", flags.fresh)
-    show = _print_json if flags.json else _print_table
+    report = _print_json if flags.json else _print_table
     for text in [query] if query else _typed():
         found = index.search(embedder.encode_query([text]), k=flags.top_k)[0]
-        show(text, [(score, name, corpus[name]) for name, score in found])
+        report(text, [(score, name, corpus[name]) for name, score in found])
 
 
 def _run(model: Path) -> Path:
@@ -167,26 +166,11 @@ def _print_json(query: str, found: list[tuple[float, str, str]]) -> None:
 
 
 def _print_table(query: str, found: list[tuple[float, str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, not str: a passage may hold [brackets], which rich reads as markup.
-    table = Table(title=Text(query))
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("id", overflow="fold")
-    table.add_column("text", ratio=1)
-    for rank, (score, name, text) in enumerate(found, start=1):
-        table.add_row(str(rank), f"{score:.4f}", Text(name), Text(_shown(text)))
-    Console().print(table)
-
-
-def _shown(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    shown = "\n".join(lines[:_SHOWN_LINES])
-    cut = len(lines) > _SHOWN_LINES or len(shown) > _SHOWN_CHARACTERS
-    return shown[:_SHOWN_CHARACTERS] + ("…" if cut else "")
+    rows = (
+        (str(rank), f"{score:.4f}", name, text)
+        for rank, (score, name, text) in enumerate(found, start=1)
+    )
+    show.print_table(query, ("rank>", "score>", "id", "text"), rows)
 
 
 def _say(message: str) -> None:

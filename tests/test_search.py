@@ -111,12 +111,6 @@ def test_table_on_the_terminal(run: Path, call: Any) -> None:
     assert out.splitlines()[0].strip() == LINES[3]
 
 
-def test_long_passages_are_cut() -> None:
-    assert search._shown("name\n\n  code\nmore") == "name\n  code…"
-    assert search._shown("name\ncode\n") == "name\ncode"
-    assert search._shown("x" * 201) == "x" * 200 + "…"
-
-
 def test_queries_from_a_pipe(run: Path, call: Any) -> None:
     typed = f"{LINES[2]}\n\n  {LINES[0]}".encode()
     found = rows(call("--model", run, "--json", "--top-k", 1, typed=typed).out)

@@ -108,6 +108,21 @@ def passages(path: str | Path) -> Iterator[tuple[str, str]]:
         raise InputError("a passage a line", "an empty file", where=_name(path))
 
 
+def count_lines(path: str | Path) -> int | None:
+    """Count the passages of a corpus without reading them; None for a pipe.
+
+    Raises:
+        InputError: the file cannot be read.
+
+    Example:
+        >>> count_lines("-") is None
+        True
+    """
+    path = corpus_file(path)
+    regular = str(path) != STDIN and (path.is_file() or not path.exists())
+    return sum(1 for _ in lines(path)) if regular else None
+
+
 def corpus_file(path: str | Path) -> Path:
     """The file itself, or in a BEIR folder its corpus.
 
