@@ -19,6 +19,14 @@ from m3jax.nn.zoo import Published
 # Our head -> FlagEmbedding's file of it.
 HEADS = {"sparse": "sparse_linear.pt", "multivec": "colbert_linear.pt"}
 
+# Files of some exports: of the heads, and of embedding models but not of rerankers.
+_OPTIONAL = (
+    *HEADS.values(),
+    *("1_Pooling", layout.DENSE, "2_Normalize", "3_Normalize"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    "m3jax.json",
+)
+
 # Numpy arrays, the default device, or the devices of a mesh.
 Where = Literal["host", "device"] | Mesh
 
@@ -142,5 +150,4 @@ def refuse_others(folder: Path, ours: set[str]) -> None:
 
 def _is_ours(name: str) -> bool:
     """Whether an export of another kind or size may have written a file."""
-    heads = name in (*HEADS.values(), layout.DENSE, "2_Normalize", "3_Normalize")
-    return heads or (name.startswith("model") and ".safetensors" in name)
+    return name in _OPTIONAL or (name.startswith("model") and ".safetensors" in name)
