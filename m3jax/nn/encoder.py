@@ -13,7 +13,8 @@ EncoderConfig = BertConfig | QwenConfig
 SHARDING = {
     r"\.lora_(a|b|scale)$": P(),
     r"^(mlp_head|sparse|multivec|classifier)\.": P(),
-    r"^lm_head\.kernel$": P("fsdp", "tensor"),
+    # Not over the vocabulary: Qwen3-Reranker has 151,669 rows.
+    r"^lm_head\.kernel$": P("fsdp", None),
     **qwen.SHARDING,
     **bert.SHARDING,
 }
