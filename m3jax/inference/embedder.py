@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+import numpy as np
 from jax.sharding import Mesh
 
 from m3jax.core.cache import keep_compiled
@@ -18,6 +19,7 @@ from m3jax.hub.model_files import Where
 from m3jax.hub.positions import PositionInit
 from m3jax.inference.encode import as_texts, encode
 from m3jax.inference.encoded import Encoded
+from m3jax.inference.scores import hybrid
 from m3jax.nn.embedding import OUTPUTS, EmbeddingModule
 from m3jax.nn.heads import Pooling
 from m3jax.nn.layers import Dtype
@@ -218,6 +220,46 @@ id like BAAI/bge-m3, found neither
             max_length=max_length,
             progress=progress,
         )
+
+    def similarity(
+        self,
+        query: Encoded,
+        passage: Encoded,
+        *,
+        weights: Sequence[float] = (1.0, 0.3, 1.0),
+    ) -> np.ndarray:
+        """Score all pairs by what both sides were encoded to.
+
+        The weighted mean of the dense, sparse and multi-vector scores that both sides
+        have; with dense embeddings alone these are cosines. `m3jax.scores` has each
+        score for itself.
+
+        Args:
+            query: encoded queries.
+            passage: encoded passages.
+            weights: of dense, sparse and multivec; BGE-M3's for MIRACL by default.
+
+        Returns:
+            float32 `[q p]`.
+
+        Raises:
+            InputError: the sides have no output in common, or the weights do not fit.
+        """
+        names = ("dense", "sparse", "multivec")
+        both = [
+            getattr(query, name) is not None and getattr(passage, name) is not None
+            for name in names
+        ]
+        if not any(both):
+            expected = "an output that both sides have"
+            raise InputError(expected, "none", where="similarity")
+        # A wrong number of weights is for `hybrid` to refuse.
+        if len(weights) == len(names):
+            weights = [
+                weight if there else 0.0
+                for weight, there in zip(weights, both, strict=True)
+            ]
+        return hybrid(query, passage, weights=weights)
 
     def _encode(
         self,

@@ -11,6 +11,7 @@ import pytest
 import m3jax
 from m3jax.core.errors import InputError
 from m3jax.data.prompts import Prompts
+from m3jax.inference import scores
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encode import encode
 from m3jax.inference.encoded import Encoded
@@ -137,3 +138,25 @@ def test_scores_of_all_pairs() -> None:
 def test_scores_refuse(query: Encoded, passage: Encoded, message: str) -> None:
     with pytest.raises(InputError, match=message):
         m3jax.scores.dense(query, passage)
+
+
+def test_similarity_takes_what_both_sides_have() -> None:
+    model = Embedder.load(Path(__file__).parent.parent / "golden" / "m3")
+    texts = ["the cell is the smallest unit", "what is a cell?"]
+    outputs = ("dense", "sparse", "multivec")
+    whole = model.encode_query(texts, outputs=outputs)
+    dense = model.encode_passage(texts)
+    assert_equal = np.testing.assert_allclose
+    assert_equal(model.similarity(whole, dense), scores.dense(whole, dense), rtol=1e-6)
+    assert_equal(
+        model.similarity(whole, whole, weights=(0, 2, 1)),
+        scores.hybrid(whole, whole, weights=(0, 2, 1)),
+    )
+    assert (
+        np.abs(model.similarity(whole, whole) - scores.dense(whole, whole)).max() > 0.01
+    )
+    sparse = model.encode_passage(texts, outputs=("sparse",))
+    with pytest.raises(InputError, match="an output that both sides have, found none"):
+        model.similarity(dense, sparse)
+    with pytest.raises(InputError):
+        model.similarity(whole, whole, weights=(1, 1))
