@@ -246,7 +246,8 @@ def test_merging_is_the_sum_by_hand() -> None:
 def test_merging_keeps_the_dtype_and_sums_in_float32() -> None:
     params = {"up": {"kernel": jnp.ones((4, 4), jnp.bfloat16)}}
     params = add(params, LoraConfig(rank=1, alpha=1.0), jax.random.key(0))
-    params["up"] |= {"lora_a": jnp.full((4, 1), 2**-6), "lora_b": jnp.full((1, 4), 0.5)}
+    params["up"]["lora_a"] = jnp.full((4, 1), 2**-6, jnp.float32)
+    params["up"]["lora_b"] = jnp.full((1, 4), 0.5, jnp.float32)
     found = merge(params)["up"]["kernel"]
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found.astype(np.float32), 1 + 2**-7)
