@@ -43,6 +43,7 @@ def main() -> None:
     get_config = config.load(path)
     stage = config.call(get_config, size=size, where=path)
 
+    from m3jax.core.cache import keep_compiled
     from m3jax.pipeline.train import Train, run_train
 
     if not isinstance(stage, Train):
@@ -64,6 +65,7 @@ def main() -> None:
     )
     name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
     folder = Path(parsed.program.run_dir or Path("runs") / name)
+    keep_compiled()
     run_train(parsed.stage, folder, fresh=parsed.program.fresh)
 
 
