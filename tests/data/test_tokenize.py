@@ -68,9 +68,9 @@ def test_saved_and_opened_it_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("tokenizer.json", None, "tokenizer.json: expected a file, found none"),
+        ("tokenizer.json", None, "expected a tokenizer: tokenizer.json, vocab.txt"),
         ("tokenizer.json", "{", "tokenizer.json: expected a tokenizer"),
-        ("tokenizer_config.json", None, "tokenizer_config.json: expected a file"),
+        ("tokenizer_config.json", None, "tokenizer_config.json: expected a pad_token"),
         ("tokenizer_config.json", "{", "tokenizer_config.json: expected JSON"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json: expected JSON"),
         ("tokenizer_config.json", "{}", "expected a pad_token of the vocabulary"),
@@ -91,6 +91,21 @@ def test_damaged_files(
     with pytest.raises(InputError) as error:
         tokenize.load(tmp_path)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("pad_id", [2, None, "2", True, -1, 10**30])
+def test_a_padding_token_that_config_json_alone_names(tmp_path: Path, pad_id) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenize.save(tokenizer, tmp_path, max_length=32)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps({"pad_token_id": pad_id}))
+    if pad_id != 2:
+        with pytest.raises(InputError, match="expected a pad_token of the vocabulary"):
+            tokenize.load(tmp_path)
+        return
+    found = tokenize.load(tmp_path)
+    assert found.pad_id == 2
+    assert found.settings["pad_token"] == tokenizer.backend.id_to_token(2)
 
 
 def test_too_little_text() -> None:

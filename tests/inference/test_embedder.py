@@ -1,6 +1,8 @@
 """The model as a user holds it."""
 
+import dataclasses
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from m3jax.inference.encoded import Encoded
 from m3jax.nn.embedding import EmbeddingModule, init
 from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer
 
+# Most texts here are longer than what is kept of them.
+pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
 PROMPTS = Prompts(query="the tide: ", passage="a river: ")
 
 
@@ -66,12 +70,12 @@ def test_options_are_passed_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
         return Encoded()
 
     monkeypatch.setattr("m3jax.inference.embedder.encode", record)
-    options = {"outputs": ("dense",), "batch_tokens": 7, "progress": True}
+    options = {"outputs": ("dense",), "batch_tokens": 7, "progress": True, "dim": 3}
     run = getattr(embedder(), f"encode_{kind}")
     run(["a"], max_length=9, **options)
-    assert seen == {"max_length": 9, **options}
+    assert seen == {"max_length": 9, "mesh": None, "warn": True, **options}
     run(["a"])
-    assert seen["max_length"] == 24
+    assert (seen["max_length"], seen["dim"]) == (24, None)
 
 
 def test_length_of_a_call() -> None:
@@ -88,15 +92,58 @@ def test_length_of_a_call() -> None:
         (
             ["a"],
             {"max_length": 65},
-            "max_length: expected at most max_positions=64 tok",
+            "max_length: expected at most 64 tokens, as the model",
         ),
         (["a"], {"outputs": ("sparse",)}, "outputs: expected one or more of dense"),
+        (["a"], {"outputs": ()}, "outputs: expected one or more of .*, found none"),
+        (["a"], {"dim": 17}, "dim: expected a width from 1 to 16, found 17"),
+        (["a"], {"dim": 0}, "dim: expected a width from 1 to 16, found 0"),
+        (["a", "\ud800"], {}, r"texts\[1\]: expected Unicode text"),
     ],
 )
 @pytest.mark.parametrize("kind", ["query", "passage"])
 def test_errors(texts: Any, options: dict[str, Any], message: str, kind: str) -> None:
     with pytest.raises(InputError, match=message):
         getattr(embedder(), f"encode_{kind}")(texts, **options)
+
+
+def test_one_warning_counts_the_texts_that_are_cut() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        query(["sea", "the tide and the sea " * 20, "", "the sea " * 30], prompt="")
+    (one,) = seen
+    said = "2 of 4 texts are longer than 24 tokens and were cut"
+    assert str(one.message).startswith(said)
+    assert one.filename == __file__  # where the user called, not inside the library
+
+
+@pytest.mark.parametrize("kind", ["query", "passage"])
+def test_no_text_and_the_empty_text(kind: str) -> None:
+    run = getattr(embedder(), f"encode_{kind}")
+    assert run([]).dense.shape == (0, 16)
+    assert run(iter(())).dense.dtype == np.float32
+    (empty,) = run([""], prompt="").dense
+    assert np.linalg.norm(empty) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_prompt_or_a_task() -> None:
+    texts = list(TEXTS)
+    told = dataclasses.replace(
+        embedder(), prompts=Prompts("own: ", task="Find {task}: ")
+    )
+    for options, prompt in (
+        ({}, "own: "),
+        ({"prompt": "the sea "}, "the sea "),
+        ({"prompt": ""}, ""),
+        ({"task": "the {tide}"}, "Find the {tide}: "),
+    ):
+        found = told.encode_query(texts, **options).dense
+        expected = plain([prompt + text for text in texts])
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InputError, match="expected a task or a prompt, found both"):
+        told.encode_query(texts, task="a", prompt="b")
+    with pytest.raises(InputError, match=r"task: expected no task, .* prompt= puts"):
+        embedder().encode_query(texts, task="a")
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

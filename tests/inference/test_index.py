@@ -20,6 +20,8 @@ from m3jax.inference.index import Index, fingerprints, top_k
 from m3jax.nn.embedding import EmbeddingModule, init
 from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer
 
+# Most texts here are longer than what is kept of them.
+pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
 CORPUS = dict(zip(["river", "bread\n[1]", "moon"], TEXTS, strict=True)) | {"": "\u2028"}
 
 
