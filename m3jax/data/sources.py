@@ -269,7 +269,7 @@ def _name(path: str | Path) -> str:
 @contextmanager
 def _open(path: str | Path) -> Iterator[io.BufferedReader]:
     if str(path) == STDIN:
-        yield io.BufferedReader(sys.stdin.buffer)  # type: ignore[arg-type]
+        yield sys.stdin.buffer  # type: ignore[misc]
     else:
         with _open_file(path) as file:
             yield file
