@@ -147,12 +147,43 @@ With sentence-transformers:
 from sentence_transformers import CrossEncoder
 
 model = CrossEncoder("FOLDER")
-print(model.predict([("what is a cell?", "A cell is the smallest unit of life.")]))
+scores = model.predict([("what is a cell?", "A cell is the smallest unit of life.")])
+```
+
+With FlagEmbedding:
+
+```python
+from FlagEmbedding import FlagReranker
+
+model = FlagReranker("FOLDER", use_fp16=False, normalize=True)
+pairs = [("what is a cell?", "A cell is the smallest unit of life.")]
+scores = model.compute_score(pairs, max_length={length})
 ```
 """
 _CAUSAL = """
-With transformers, as AutoModelForCausalLM: put query and passage into the chat of
-Qwen3-Reranker's model card and compare the logits of "yes" and "no" after it.
+With transformers:
+
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER").eval()
+task = "Given a web search query, retrieve relevant passages that answer the query"
+query, passage = "what is a cell?", "A cell is the smallest unit of life."
+chat = [
+    "<|im_start|>system\\nJudge whether the Document meets the requirements based on "
+    "the Query and the Instruct provided. Note that the answer can only be "
+    '"yes" or "no".<|im_end|>\\n<|im_start|>user\\n',
+    f"<Instruct>: {{task}}\\n<Query>: {{query}}\\n<Document>: {{passage}}",
+    "<|im_end|>\\n<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n",
+]
+parts = tokenizer(chat, add_special_tokens=False)["input_ids"]
+with torch.no_grad():
+    logits = model(torch.tensor([sum(parts, [])])).logits[0, -1]
+yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
+scores = (logits[yes] - logits[no]).sigmoid()
+```
 """
 
 
@@ -185,7 +216,7 @@ def render(
     """
     torch, pooling = _TORCH[config.pooling], _POOLING[config.pooling]
     if config.mlp_head == "always":
-        torch += "\nvectors = model.pooler(states)"
+        torch += "\nwith torch.no_grad():\n    vectors = model.pooler(vectors[:, None])"
         pooling += ", then a linear layer and tanh"
     heads = [_HEADS[name] for name in config.outputs if name in _HEADS]
     # FlagEmbedding makes its token vectors as wide as the states, and has both heads.
@@ -219,7 +250,7 @@ def render_reranker(
     card = _RERANKER.format(
         **_shape(config.encoder, parameters, max_length),
         score="sigmoid of one logit" if classifier else 'probability of "yes"',
-        others=_CROSS_ENCODER if classifier else _CAUSAL,
+        others=(_CROSS_ENCODER if classifier else _CAUSAL).format(length=max_length),
     )
     return f"{card}\n{text.strip()}\n" if text.strip() else card
 

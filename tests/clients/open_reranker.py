@@ -14,6 +14,7 @@ NUMBER.npz for each.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     for number, job in enumerate(json.loads(args.jobs.read_text(encoding="utf-8"))):
         folder, pairs = job["folder"], job["pairs"]
-        found = (
+        found: dict[str, Any] = (
             with_causal(folder, pairs, job["chat"])
             if job["chat"]
             else with_classifiers(folder, pairs)

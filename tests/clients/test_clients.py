@@ -150,6 +150,7 @@ def test_flag_embedding_opens_all_heads(name, embedders, opened, texts) -> None:
     ours, sides = encoded[: len(texts)], encoded[len(texts) :]
     query, passage = sides[: len(PAIRS)], sides[len(PAIRS) :]
     assert ours.sparse is not None and ours.multivec is not None
+    assert ours.dense is not None
     np.testing.assert_allclose(found["flag_dense"], ours.dense, atol=1e-5, rtol=0)
     theirs = json.loads(str(found["flag_sparse"]))
     for weights, row in zip(theirs, ours.sparse, strict=True):
