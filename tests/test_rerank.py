@@ -72,6 +72,8 @@ def test_what_search_prints_can_be_piped(call: Any) -> None:
     assert [row["rank"] for row in found] == [1, 2, 3]
     assert all(0 < row["score"] < 1 for row in found)
     # One query for a file says the same, and shows the best.
+    # The worst first: the order of the input is not that of the output.
+    texts = [row["text"] for row in reversed(found)]
     typed = "\n".join(texts).encode()
     words = ["--model", XLMR, "--query", "what is a cell?", "--passages", "-"]
     again = rows(call(*words, "--json", "--top-k", 2, typed=typed).out)
