@@ -19,8 +19,8 @@ from m3jax.data import tokenize
 from m3jax.data.prompts import Prompts
 from m3jax.data.tokenize import Tokenizer
 from m3jax.hub.folder import Model, load, save
-from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, init
+from m3jax.nn.encoder import EncoderConfig
 from m3jax.testing import tiny_config, tiny_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "bert"
@@ -40,7 +40,7 @@ FILES = [
 
 
 @functools.cache
-def parts() -> tuple[BertConfig, Any, Tokenizer]:
+def parts() -> tuple[EncoderConfig, Any, Tokenizer]:
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer.vocab_size)
     return config.encoder, init(EmbeddingModule(config), jax.random.key(0)), tokenizer

@@ -142,7 +142,7 @@ def m3() -> m3jax.Embedder:
 def test_sparse_and_multivec(length, m3) -> None:
     expected = golden("m3")
     texts = expected["texts"].tolist()
-    found = m3.encode_passage(texts, outputs=ALL, max_length=length)
+    found: Any = m3.encode_passage(texts, outputs=ALL, max_length=length)
     near(found.dense, expected[f"dense_{length}"])
     for ours, theirs in zip(
         found.sparse, weights_of(expected, str(length)), strict=True
@@ -167,7 +167,7 @@ def test_a_narrower_multivec_head(tmp_path) -> None:
     model = m3jax.Embedder.load(tmp_path / "m3")
     assert model.module.config.multivec == 8
     texts = expected["texts"].tolist()
-    found = model.encode_passage(texts, outputs=["multivec"], max_length=16)
+    found: Any = model.encode_passage(texts, outputs=["multivec"], max_length=16)
     near(found.multivec.vectors, expected["small_16"])
 
 
@@ -201,7 +201,7 @@ def test_bfloat16_of_all_three_outputs() -> None:
     expected = golden("m3")
     model = m3jax.Embedder.load(GOLDEN / "m3", dtype="bfloat16")
     texts = expected["texts"].tolist()
-    found = model.encode_passage(texts, outputs=ALL, max_length=16)
+    found: Any = model.encode_passage(texts, outputs=ALL, max_length=16)
     assert cosines(found.dense, expected["dense_16"]).min() > 0.999
     assert cosines(found.multivec.vectors, expected["colbert_16"]).min() > 0.999
     for ours, theirs in zip(found.sparse, weights_of(expected, "16"), strict=True):
@@ -218,7 +218,8 @@ def test_bidirectional(name, tmp_path) -> None:
     path = tmp_path / name / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "is_causal": False}))
     model = m3jax.Embedder.load(tmp_path / name)
-    assert model.module.config.encoder.attention == "bidirectional"
+    encoder: Any = model.module.config.encoder
+    assert encoder.attention == "bidirectional"
     rows = np.flatnonzero(expected["mask"].sum(1) > 16)
     rows = rows[:-1]  # of one length
     found = model.encode_passage(expected["texts"][rows].tolist()).dense

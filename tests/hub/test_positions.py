@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_short_texts_stay_and_long_ones_are_taken(tmp_path) -> None:
     np.testing.assert_array_equal(found, expected)
     # No warning: nothing is cut. Beyond the old rows, words still count.
     ends = [LONG[:1_500] + end for end in (" zebra quiz", " unit of life")]
-    rows = model.encode_passage(ends).dense
+    rows: Any = model.encode_passage(ends).dense
     assert len(model.tokenizer.backend.encode(ends[0]).ids) > 602
     assert np.abs(rows[0] - rows[1]).max() > 1e-4
     model.save(tmp_path / "model")

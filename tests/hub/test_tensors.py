@@ -18,8 +18,8 @@ from m3jax.hub.tensors import read_safetensors, read_weights, write_weights
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
     "b": np.arange(4, dtype=np.float32) / 8,
-    "c": np.float32([[0.5], [1.5]]),
-    "d": np.float32(7).reshape(()),
+    "c": np.array([[0.5], [1.5]], np.float32),
+    "d": np.array(7, np.float32),
 }
 SAFE, BIN = "model.safetensors", "pytorch_model.bin"
 

@@ -199,6 +199,8 @@ TEXTS = ["the cell is the smallest unit of life", "a", "", "zebra quiz"]
 def test_embeddings_on_a_mesh_are_those_of_one_device(name) -> None:
     outputs = ("dense", "sparse", "multivec") if name == "m3" else ("dense",)
     one = m3jax.Embedder.load(GOLDEN / name)
+    expected: Any
+    found: Any
     many = m3jax.Embedder.load(GOLDEN / name, mesh=mesh())
     expected, found = (
         model.encode_passage(TEXTS, outputs=outputs, max_length=16)

@@ -131,12 +131,13 @@ def test_a_prompt_or_a_task() -> None:
     told = dataclasses.replace(
         embedder(), prompts=Prompts("own: ", task="Find {task}: ")
     )
-    for options, prompt in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "own: "),
         ({"prompt": "the sea "}, "the sea "),
         ({"prompt": ""}, ""),
         ({"task": "the {tide}"}, "Find the {tide}: "),
-    ):
+    ]
+    for options, prompt in cases:
         found = told.encode_query(texts, **options).dense
         expected = plain([prompt + text for text in texts])
         np.testing.assert_array_equal(found, expected)

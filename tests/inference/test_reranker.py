@@ -115,9 +115,10 @@ def test_braces_in_a_text_are_text() -> None:
 def test_one_program_a_shape() -> None:
     one = m3jax.Reranker.load(GOLDEN / "reranker_bert")
     one.logits(PAIRS[:2], batch_tokens=128)
-    before = inference._score._cache_size()
+    compiled: Any = inference._score
+    before = compiled._cache_size()
     found = one.logits([PAIRS[1], PAIRS[0]], batch_tokens=128)
-    assert inference._score._cache_size() == before
+    assert compiled._cache_size() == before
     assert found.shape == (2,)
 
 
