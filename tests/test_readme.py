@@ -1,8 +1,13 @@
 """README.md: its commands are real, its links lead somewhere, its code runs."""
 
+import contextlib
+import importlib
+import io
+import itertools
 import re
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -38,22 +43,57 @@ def test_tables_hold_numbers_and_nothing_is_left_out() -> None:
         assert numbers[1][0] > 2 * numbers[0][0]
 
 
-def test_flags_are_real(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    from m3jax import train
+def flags_of(program: str, *words: str) -> set[str]:
+    """What `--help` of a program lists."""
+    module = importlib.import_module(f"m3jax.{program}")
+    told = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [program, *words, "--help"]),
+        contextlib.redirect_stdout(told),
+        pytest.raises(SystemExit),
+    ):
+        module.main()
+    return set(re.findall(r"--[a-z][\w.-]*", told.getvalue()))
 
-    monkeypatch.setattr(
-        sys, "argv", ["train", "--config", str(ROOT / "configs/pairs.py"), "--help"]
-    )
-    with pytest.raises(SystemExit):
-        train.main()
-    known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
-    rows = re.findall(r"^\| `(--.*?)`", README, re.MULTILINE)
-    shell = "\n".join([*rows, *blocks("sh")])
-    told = set(re.findall(r"--[a-z][a-z.-]+(?![a-z_])", shell.split("XLA_FLAGS")[0]))
-    assert len(told) >= 5
-    assert told - known - {"--model"} == set()  # --model belongs to search
+
+def test_flags_are_real() -> None:
+    commands = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    found: dict[str, set[str]] = {}
+    for command in commands:
+        for program, words in re.findall(r"python -m m3jax\.(\w+)([^&]*)", command):
+            flags = set(re.findall(r"(?<= )--[a-z][\w.-]*", words))
+            found.setdefault(program, set()).update(flags)
+    found["train"] |= set(re.findall(r"^\| `(--[\w.-]+)", README, re.MULTILINE))
+    found["train"] |= set(re.findall(r"`(--(?:lora|optimizer)[\w.-]+)`", README))
+    assert set(found) == {"train", "search", "encode", "rerank", "convert"}
+    assert len(found["train"]) >= 10
+    for program, flags in found.items():
+        words = ["--config", str(ROOT / "configs/pairs.py")]
+        known = flags_of(program, *(words if program == "train" else []))
+        assert flags - known == set(), program
+
+
+def test_the_models_it_names_are_known() -> None:
+    from m3jax.nn import zoo
+
+    names = re.findall(r'"((?:BAAI|Qwen|intfloat)/[\w.-]+)"', README)
+    names += re.findall(r"(?:model|init|convert) ((?:BAAI|Qwen|intfloat)/\S+)", README)
+    assert len(set(names)) >= 4
+    for name in names:
+        zoo.find(name)
+    # Every row of the table, its braces spelled out.
+    table = README[README.index("| family |") : README.index("Any other BERT")]
+    braces = re.findall(r"`([\w.-]+/[^`]+)`", table)
+    told = set()
+    for entry in braces:
+        parts = re.split(r"\{([^}]*)\}", entry)
+        options = [part.split(",") if i % 2 else [part] for i, part in enumerate(parts)]
+        told |= {"".join(chosen) for chosen in itertools.product(*options)}
+    simcse = {name for name in told if "simcse-bert" in name}
+    told = (told - simcse) | {f"{name}-uncased" for name in simcse}
+    told |= {"BAAI/bge-m3-unsupervised", "BAAI/bge-m3-retromae"}
+    told |= {f"intfloat/e5-{size}-v2" for size in ("small", "base", "large")}
+    assert told == set(zoo.ZOO)
 
 
 def test_the_loss_example_runs_on_all_devices() -> None:

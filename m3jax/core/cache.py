@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,9 +17,11 @@ def keep_compiled() -> None:
     Example:
         >>> keep_compiled()
     """
-    if not jax.config.jax_enable_compilation_cache:
+    # jax gives its options as attributes that type checkers do not know.
+    config: Any = jax.config
+    if not config.jax_enable_compilation_cache:
         return
-    if jax.config.jax_compilation_cache_dir is not None:
+    if config.jax_compilation_cache_dir is not None:
         return
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", str(Path(root) / "m3jax" / "jax"))

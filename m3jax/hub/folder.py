@@ -38,6 +38,7 @@ from m3jax.nn import embedding, lora
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.heads import Pooling
 from m3jax.nn.layers import Dtype
+from m3jax.nn.qwen import QwenConfig
 
 _HEAD_NAMES = {head: Names({head: ""}) for head in HEADS}
 _DENSE_NAMES = Names({"mlp_head": "linear"})
@@ -80,6 +81,12 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
     """
     folder = Path(folder).resolve()
     config, tokenizer = model.config, model.tokenizer
+    if config.mlp_head != "none" and isinstance(config.encoder, QwenConfig):
+        raise InputError(
+            "SimCSE's head after a BERT, which has a place for it",
+            f"mlp_head={config.mlp_head!r} after a Qwen",
+            where="mlp_head",
+        )
     if config.pooling == "mcls":
         raise InputError(
             "a pooling that other clients know",
@@ -209,7 +216,7 @@ def open_model(
     heads = {head: folder / file for head, file in HEADS.items()}
     heads = {head: file for head, file in heads.items() if file.is_file()}
     found = layout.read(folder)
-    own = read_json(folder / OWN) if (folder / OWN).is_file() else {}
+    own = _read_own(folder / OWN)
     inner = folder / found.encoder
     where = str(inner / "config.json")
     content = read_json(inner / "config.json")
@@ -217,7 +224,10 @@ def open_model(
     if any("SequenceClass" in str(name) for name in content.get("architectures") or ()):
         raise _is_reranker(where)
     encoder = family.from_config(content, where=where)
-    asked = published.config if published is not None else None
+    asked = None
+    if published is not None:
+        assert isinstance(published.config, EmbeddingConfig)  # refused above
+        asked = published.config
     tokenizer = tokenize.load(inner)
     if found.lowercase:
         tokenizer = _lowercased(tokenizer)
@@ -226,8 +236,9 @@ def open_model(
     if published is not None and asked is not None:
         prompts = Prompts(published.query, published.passage, published.task)
         limit = published.max_length
-        if hasattr(encoder, "attention"):
-            encoder = dataclasses.replace(encoder, attention=asked.encoder.attention)
+        wanted = asked.encoder
+        if isinstance(encoder, QwenConfig) and isinstance(wanted, QwenConfig):
+            encoder = dataclasses.replace(encoder, attention=wanted.attention)
     default = (asked and asked.pooling) or found.pooling or ("cls" if heads else "mean")
     stored = {head: torch_file.read(file) for head, file in heads.items()}
     config = EmbeddingConfig(
@@ -238,9 +249,10 @@ def open_model(
         multivec=_width(stored["multivec"]) if "multivec" in heads else None,
         special_ids=tokenizer.special_ids if "sparse" in heads else (),
     )
-    final = published.final_token if published is not None else ""
-    if config.pooling == "last" and tokenizer.backend.token_to_id(final or _END):
-        tokenizer = tokenize.ending_with(tokenizer, final or _END)
+    if config.pooling == "last" and isinstance(encoder, QwenConfig):
+        final = published.final_token if published is not None else ""
+        if final or tokenizer.backend.token_to_id(_END) is not None:
+            tokenizer = tokenize.ending_with(tokenizer, final or _END)
     most = encoder.max_length
     model = Model(config, None, tokenizer, min(limit or most, most), prompts)
     check(encoder, tokenizer, model.max_length, where=str(inner))
@@ -278,6 +290,20 @@ def _read_params(
         names = _HEAD_NAMES[head]
         params |= place(like, tensor, names, to=to, where=where, dtype=dtype)
     return params
+
+
+def _read_own(path: Path) -> dict[str, str]:
+    """Our own file, which a folder of somebody else lacks."""
+    if not path.is_file():
+        return {}
+    own = read_json(path)
+    heads = ("none", "training", "always")
+    if own.get("mlp_head", "none") not in heads or not isinstance(
+        own.get("task", ""), str
+    ):
+        expected = f"mlp_head one of {', '.join(heads)}, and a task that is a text"
+        raise InputError(expected, repr(own)[:80], where=str(path))
+    return own
 
 
 def _is_reranker(where: str) -> InputError:

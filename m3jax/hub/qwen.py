@@ -144,7 +144,7 @@ def _rope_theta(config: Mapping[str, Any], where: str) -> float:
         kind = found.get("rope_type", found.get("type", "default"))
         if kind != "default":
             raise InputError("default", repr(kind), where=f"{where}: {key}")
-    theta = rope.get("rope_theta", config.get("rope_theta"))
+    theta: Any = rope.get("rope_theta", config.get("rope_theta"))
     if type(theta) not in (int, float) or theta <= 0:
         raise InputError("a positive number", repr(theta), where=f"{where}: rope_theta")
     return float(theta)

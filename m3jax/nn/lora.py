@@ -6,6 +6,7 @@ shardings and path regexes know it as they know everything else.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def add(params: Params, config: LoraConfig, rng: jax.Array) -> Params:
         targets = re.compile(config.targets)
     except re.error as error:
         raise InputError("a regex", str(error), where="lora.targets") from None
-    flat = traverse_util.flatten_dict(params)
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
     chosen = [path for path in flat if targets.search(".".join(path))]
     if not chosen:
         raise InputError(
@@ -110,7 +111,7 @@ def merge(params: Params) -> Params:
         >>> sorted(merge(add(params, config, jax.random.key(0)))["up"])
         ['kernel']
     """
-    flat = traverse_util.flatten_dict(params)
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
     kept = {path: leaf for path, leaf in flat.items() if path[-1] not in _PAIR}
     for path, a in flat.items():
         if path[-1] != "lora_a":

@@ -75,7 +75,7 @@ def test_all_minilm(folder, peer, texts, tmp_path, monkeypatch) -> None:
 @pytest.mark.skipif(
     not DATA.is_file(), reason="M3JAX_DATA names no folder with medquad"
 )
-@pytest.mark.parametrize("count", [200, pytest.param(1_600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(1_600, marks=pytest.mark.slow)])
 def test_all_minilm_on_real_passages(count, folder, peer, tmp_path) -> None:
     with gzip.open(DATA, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in itertools.islice(file, count)]
