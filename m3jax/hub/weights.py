@@ -3,14 +3,15 @@
 A linear layer is `[in, out]` here and `[out, in]` there.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
-from m3jax.core import tree
+from m3jax.core import host, tree
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.hub.tensors import Stored
@@ -60,7 +61,8 @@ def fill(
 
     Everything is checked before anything is read. Then one leaf after the other goes
     to its devices: beyond the parameters themselves, the host holds at most one leaf
-    (of a sharded one, the parts of this host) and a block of 32 MiB.
+    (of a sharded one, the parts of this host) and a block of 32 MiB. Devices that hold
+    the same part share one reading of it.
 
     Args:
         stored: published name -> tensor.
@@ -89,14 +91,11 @@ def fill(
     shapes = tree.paths(like)
     for (path, published), layout in zip(plan.items(), layouts, strict=True):
         shape = tuple(shapes[path].shape)
-
-        def part(index: Any, path: str = path, published: list[str] = published) -> Any:
-            return _read(stored, path, published, index, shapes[path].shape, dtype)
-
+        read = functools.partial(_read, stored, path, published, dtype=dtype)
         leaves.append(
-            part((slice(None),) * len(shape))
+            read(tuple(map(range, shape)))
             if layout is None
-            else jax.make_array_from_callback(shape, layout, part)
+            else jax.make_array_from_callback(shape, layout, _once(read, shape))
         )
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
@@ -121,7 +120,7 @@ def sizes(params: Params, names: Names) -> dict[str, tuple[tuple[int, ...], np.d
 
 
 def tensors(params: Params, names: Names) -> Iterator[tuple[str, np.ndarray]]:
-    """Published tensors of parameters, one at a time; a leaf is fetched once.
+    """Published tensors of parameters; no more than one is fetched, and none is kept.
 
     Example:
         >>> params = {"up": {"kernel": np.ones((3, 2))}}
@@ -129,10 +128,8 @@ def tensors(params: Params, names: Names) -> Iterator[tuple[str, np.ndarray]]:
         [('dense.weight', (2, 3))]
     """
     for path, leaf in tree.paths(params).items():
-        host = np.asarray(leaf)
-        stacked = tree.STACK in path.split(".")
-        for layer, name in enumerate(_published(path, leaf.shape, names, written=True)):
-            tensor = host[layer] if stacked else host
+        published = _published(path, leaf.shape, names, written=True)
+        for name, tensor in zip(published, host.pieces(path, leaf), strict=True):
             yield name, tensor.T if _is_transposed(path) else tensor
 
 
@@ -150,7 +147,14 @@ def _plan(
     for path, leaf in tree.paths(like).items():
         expected = tuple(leaf.shape)
         if tree.STACK in path.split("."):
-            expected = expected[1:]
+            layers, expected = expected[0], expected[1:]
+            # Checked before a name is made for every layer, which may fill the memory.
+            if layers > len(stored):
+                raise InputError(
+                    f"a tensor a layer for {layers} layers (num_hidden_layers)",
+                    f"{len(stored)} tensors in all",
+                    where=where,
+                )
         expected = expected[::-1] if _is_transposed(path) else expected
         plan[path] = []
         for published in _published(path, leaf.shape, names):
@@ -177,16 +181,33 @@ def _plan(
     return plan
 
 
+def _once(
+    read: Callable[[tuple[range, ...]], np.ndarray], shape: tuple[int, ...]
+) -> Callable[[Any], np.ndarray]:
+    """Read by an index of a leaf; devices that hold the same part share one reading."""
+    parts: dict[tuple[range, ...], np.ndarray] = {}
+
+    def part(index: Any) -> np.ndarray:
+        # `:` and `0:n` are one part.
+        bounds = tuple(
+            range(*one.indices(size)) for one, size in zip(index, shape, strict=True)
+        )
+        if bounds not in parts:
+            parts[bounds] = read(bounds)
+        return parts[bounds]
+
+    return part
+
+
 def _read(
     stored: Stored,
     path: str,
     names: list[str],
-    index: tuple[slice, ...],
-    shape: tuple[int, ...],
+    bounds: tuple[range, ...],
+    *,
     dtype: Any,
 ) -> np.ndarray:
-    """The part of a leaf that an index names."""
-    bounds = [range(*one.indices(n)) for one, n in zip(index, shape, strict=True)]
+    """The part of a leaf within bounds."""
     out = np.empty([len(one) for one in bounds], dtype)
     if tree.STACK not in path.split("."):
         _copy(stored, names[0], bounds, out, _is_transposed(path))
@@ -199,7 +220,7 @@ def _read(
 def _copy(
     stored: Stored,
     name: str,
-    bounds: list[range],
+    bounds: Sequence[range],
     out: np.ndarray,
     transposed: bool,
 ) -> None:
@@ -215,8 +236,9 @@ def _copy(
     step = max(1, _BLOCK // max(size, 1))
     for first in range(rows.start, rows.stop, step):
         last = min(first + step, rows.stop)
-        block = stored[name][first:last]  # named anew: a mapped part is let go again
-        out[first - rows.start : last - rows.start] = block[(slice(None), *inner)]
+        # Named anew each time: a mapped part is let go again.
+        block = stored[name][(slice(first, last), *inner)]
+        out[first - rows.start : last - rows.start] = block
 
 
 def _published(

@@ -16,6 +16,7 @@ from m3jax.core import tree
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import MeshConfig, make_mesh
 from m3jax.hub import folder, reranker, weights
+from m3jax.hub.model_files import names_of
 from m3jax.hub.weights import Names, fill
 from m3jax.nn.encoder import SHARDING
 
@@ -190,6 +191,74 @@ def test_a_device_reads_its_own_part_alone() -> None:
     found = fill(stored, params, NAMES, where="", shardings=layouts)
     same(found, params)
     assert read == [(1, 4)] * 8
+
+
+@pytest.mark.parametrize("sizes", [(4, 2, 1), (2, 2, 2), (8, 1, 1)])
+@pytest.mark.parametrize("name", ["bert", "qwen3"])
+def test_devices_that_hold_the_same_part_share_one_reading(name, sizes) -> None:
+    read: dict[str, list[int]] = {}
+
+    class Spy:
+        def __init__(self, name: str, tensor: np.ndarray) -> None:
+            self.name, self.tensor = name, tensor
+            self.shape, self.dtype = tensor.shape, tensor.dtype
+
+        def __getitem__(self, index: Any) -> np.ndarray:
+            read.setdefault(self.name, []).append(self.tensor[index].nbytes)
+            return self.tensor[index]
+
+    model = folder.load(GOLDEN / name)
+    names = names_of(model.config.encoder)
+    published = dict(weights.tensors(model.params, names))
+    layouts = meshes.shardings(make_mesh(MeshConfig(*sizes)), model.params, SHARDING)
+    stored: Any = {name: Spy(name, tensor) for name, tensor in published.items()}
+    found = fill(stored, model.params, names, where="", shardings=layouts)
+    same(found, model.params)
+    for tensor, parts in read.items():
+        assert sum(parts) == published[tensor].nbytes, tensor
+        assert len(parts) <= sizes[1] * sizes[2], tensor
+
+
+def test_shared_parts_survive_a_donation() -> None:
+    table = array(64, 64)
+    layout = jax.sharding.NamedSharding(mesh(), jax.sharding.PartitionSpec("fsdp"))
+    like = {"encoder": {"word": {"embedding": table}}}
+    layouts = jax.tree.map(lambda _: layout, like)
+    found = fill({"words.weight": table}, like, NAMES, where="", shardings=layouts)
+    more = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    for part in more(found)["encoder"]["word"]["embedding"].addressable_shards:
+        np.testing.assert_array_equal(part.data, table[part.index] + 1)
+
+
+def test_a_layer_too_many_is_refused_before_it_is_named() -> None:
+    many = 1_000_000
+    like = {
+        "encoder": {"layers": {"up": {"bias": jax.ShapeDtypeStruct((many, 6), "f4")}}}
+    }
+    with pytest.raises(InputError, match=r"1000000 layers \(num_hidden_layers\)"):
+        fill({"layer.0.dense.bias": array(6)}, like, NAMES, where="")
+
+
+def test_what_is_written_leaves_no_copy_on_the_host() -> None:
+    params = {
+        "encoder": {
+            "word": {"embedding": array(8, 4)},
+            "layers": {"up": {"kernel": array(2, 4, 6), "bias": array(2, 6)}},
+        },
+        "head": {"kernel": array(4, 2), "bias": array(2)},
+    }
+    # A CPU's own memory is never copied, unless it is spread over devices.
+    layout = jax.sharding.NamedSharding(mesh(), jax.sharding.PartitionSpec())
+    rows = jax.sharding.NamedSharding(mesh(), jax.sharding.PartitionSpec(None, "fsdp"))
+    layouts = jax.tree.map(lambda leaf: rows if leaf.ndim > 1 else layout, params)
+    placed = jax.device_put(params, layouts)
+    found = dict(weights.tensors(placed, NAMES))
+    for name, tensor in weights.tensors(params, NAMES):
+        np.testing.assert_array_equal(found[name], tensor)
+    for path, leaf in tree.paths(placed).items():
+        assert leaf._npy_value is None, path
+    assert np.asarray(placed["encoder"]["word"]["embedding"]) is not None
+    assert placed["encoder"]["word"]["embedding"]._npy_value is not None  # it would
 
 
 TEXTS = ["the cell is the smallest unit of life", "a", "", "zebra quiz"]
