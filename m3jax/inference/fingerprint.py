@@ -4,14 +4,14 @@ from hashlib import blake2b
 
 import numpy as np
 
-from m3jax.core import tree
+from m3jax.core import host, tree
 from m3jax.inference.embedder import Embedder
 
 
 def fingerprint(embedder: Embedder, *prompts: str) -> str:
     """Hash the weights, the config and the tokenizer of a model, and its prompts.
 
-    No more than one leaf of the parameters is copied to the host at a time.
+    No more than one published tensor is copied to the host at a time, and none is kept.
 
     Args:
         embedder: the model.
@@ -22,9 +22,9 @@ def fingerprint(embedder: Embedder, *prompts: str) -> str:
     """
     found = blake2b(digest_size=8)
     for name, leaf in tree.paths(embedder.params).items():
-        array = np.ascontiguousarray(leaf)
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(array.view(np.uint8).reshape(-1).data)
+        found.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
+        for piece in host.pieces(name, leaf):
+            found.update(np.ascontiguousarray(piece).view(np.uint8).reshape(-1).data)
     # What was cut last is no part of the tokenizer; each call says it anew.
     embedder.tokenizer.backend.no_truncation()
     for part in (
