@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from m3jax import losses
+    from m3jax.core.errors import InputError
     from m3jax.inference import scores
     from m3jax.inference.embedder import Embedder
+    from m3jax.inference.encode import CutWarning
+    from m3jax.inference.encoded import Encoded
     from m3jax.inference.reranker import Reranker
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "Reranker", "losses", "scores"]
+__all__ = [
+    "CutWarning",
+    "Embedder",
+    "Encoded",
+    "InputError",
+    "Reranker",
+    "losses",
+    "scores",
+]
 
 _PUBLIC = {
     "Embedder": ("m3jax.inference.embedder", "Embedder"),
+    "Encoded": ("m3jax.inference.encoded", "Encoded"),
+    "InputError": ("m3jax.core.errors", "InputError"),
+    "CutWarning": ("m3jax.inference.encode", "CutWarning"),
     "Reranker": ("m3jax.inference.reranker", "Reranker"),
     "losses": ("m3jax.losses", None),
     "scores": ("m3jax.inference.scores", None),

@@ -10,11 +10,12 @@ Three lines open the result:
 import itertools
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from m3jax.core import cli, config
 from m3jax.core.errors import InputError
+from m3jax.core.mesh import MeshConfig, inference_mesh
 
 if TYPE_CHECKING:
     from m3jax.inference.embedder import Embedder
@@ -67,6 +68,7 @@ class Encode:
     does not say, e.g. intfloat/e5-base-v2."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     shard_size: int | None = None
     """Texts that are encoded and written at once; they and their embeddings must fit
     in memory twice, and a stop loses no more than these [default: 100,000, or 2,000
@@ -138,9 +140,6 @@ def _check(flags: Encode) -> None:
 
 
 def _load(flags: Encode) -> "Embedder":
-    import jax
-
-    from m3jax.core.mesh import MeshConfig, make_mesh
     from m3jax.inference.embedder import Embedder
 
     return Embedder.load(
@@ -149,7 +148,7 @@ def _load(flags: Encode) -> "Embedder":
         pooling=flags.pooling,
         like=flags.like,
         revision=flags.revision,
-        mesh=make_mesh(MeshConfig()) if jax.device_count() > 1 else None,
+        mesh=inference_mesh(flags.mesh),
     )
 
 

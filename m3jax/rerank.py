@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from m3jax.core import cli, config, show
 from m3jax.core.errors import InputError
+from m3jax.core.mesh import MeshConfig, inference_mesh
 
 PROG = "python -m m3jax.rerank"
 DESCRIPTION = (
@@ -43,6 +44,7 @@ class Rerank:
     """Of the computation; bfloat16 is faster on an accelerator."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     json: bool = False
     """Print one JSON object a passage: the line that was read, with score and rank in
     place of those it had."""
@@ -61,7 +63,12 @@ def main() -> None:
     from m3jax.inference.encode import collect_cuts
     from m3jax.inference.reranker import Reranker
 
-    reranker = Reranker.load(flags.model, dtype=flags.dtype, revision=flags.revision)
+    reranker = Reranker.load(
+        flags.model,
+        dtype=flags.dtype,
+        revision=flags.revision,
+        mesh=inference_mesh(flags.mesh),
+    )
     with collect_cuts() as cuts:
         scores = reranker.score(
             [(query, passage) for query, passage, _ in rows],

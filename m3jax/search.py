@@ -132,7 +132,13 @@ def _index(
         except (OSError, InputError) as error:
             _say(f"{error}; encoding the corpus again")
     _say(f"encoding {len(corpus):,} passages")
-    index = Index.build(embedder, corpus, progress=True)
+    from m3jax.inference.encode import collect_cuts
+
+    with collect_cuts() as cuts:
+        index = Index.build(embedder, corpus, progress=True)
+    if cuts:
+        length = f"{embedder.max_length:,} tokens, as far as the model was trained"
+        _say(f"{sum(cuts):,} passages are read up to {length}")
     try:
         index.save(folder)
     except (OSError, InputError) as error:

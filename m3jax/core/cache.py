@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+_JAX_SECONDS = 1.0  # jax's own least time of what is kept
+
 
 def keep_compiled() -> None:
     """Let jax keep what it compiles in the user's cache folder, unless told otherwise.
@@ -26,4 +28,5 @@ def keep_compiled() -> None:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", str(Path(root) / "m3jax" / "jax"))
     # A start compiles a few buckets of less than a second each, which add up.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if config.jax_persistent_cache_min_compile_time_secs == _JAX_SECONDS:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

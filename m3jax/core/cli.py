@@ -16,6 +16,7 @@ _DISK = {
     errno.EACCES: "a path that may be read and written",
     errno.EPERM: "a path that may be read and written",
     errno.ENOTDIR: "a folder",
+    errno.ENOENT: "a path that is there or can be made",
 }
 
 
@@ -38,9 +39,11 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
+        if error.errno is None and " requested and " in str(error):  # numpy's words
+            _fail(str(InputError(_DISK[errno.ENOSPC], str(error), where="a new file")))
         if error.errno not in _DISK:
             raise
-        where = error.filename2 or error.filename or "the run folder"
+        where = error.filename2 or error.filename or "the output folder"
         found = (error.strerror or str(error)).lower()
         _fail(str(InputError(_DISK[error.errno], found, where=str(where))))
     except KeyboardInterrupt:

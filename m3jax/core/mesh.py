@@ -75,6 +75,23 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         ) from None
 
 
+def inference_mesh(config: MeshConfig) -> Mesh | None:
+    """Arrange all devices; None where there is only one, which needs no mesh.
+
+    Raises:
+        InputError: as `make_mesh`.
+
+    Example:
+        >>> inference_mesh(MeshConfig(data=3))
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: mesh: expected mesh axes whose product is the \
+number of devices, 8, found data=3 x fsdp=1 x tensor=1. Leave one axis at -1 to take \
+what is left.
+    """
+    mesh = make_mesh(config)
+    return mesh if mesh.size > 1 else None
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over data and fsdp, everything else whole.
 
@@ -117,6 +134,32 @@ def split_rows(x: jax.Array) -> jax.Array:
     if any(kinds.get(axis) != AxisType.Auto for axis in BATCH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def split_lookup(x: jax.Array) -> jax.Array:
+    """Keep rows just looked up in a table divided as the table is: by width over fsdp.
+
+    From there `split_rows` is one exchange between the devices of fsdp. Without this
+    step the compiler copies all rows to every device where data and fsdp are both used.
+
+    Args:
+        x: `[b l d]`.
+
+    Returns:
+        x, constrained under a mesh with automatic axes of these names that divide it.
+
+    Example:
+        >>> split_lookup(jax.numpy.ones((2, 1, 4))).shape
+        (2, 1, 4)
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(kinds.get(axis) != AxisType.Auto for axis in BATCH_AXES):
+        return x
+    rows, width = (mesh.shape[axis] for axis in BATCH_AXES)
+    if x.shape[0] % rows or x.shape[-1] % width:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec("data", None, "fsdp"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -92,7 +92,8 @@ vectors = torch.nn.functional.normalize(vectors, dim=-1)
 ```
 {flag}{pooler}"""
 _POOLER = """
-Both of the latter report that a pooler is missing; no embedding depends on it.
+transformers and sentence-transformers report that a pooler is missing; no embedding
+depends on it.
 """
 _FLAG = """
 With FlagEmbedding, which reads all heads:

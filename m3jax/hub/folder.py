@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -158,7 +158,8 @@ def load(
             each of which reads its own part.
         dtype: of parameters and computation.
         pooling: another one than the folder says; a folder that says nothing has cls
-            with FlagEmbedding's heads and mean without.
+            with FlagEmbedding's heads and mean without, and a language model has to be
+            told. mcls takes a model with cls.
         like: hub id of `nn.zoo` whose pooling, prompts and final token hold; a hub id
             is like itself.
         revision: of a hub id.
@@ -194,8 +195,11 @@ def open_model(
     pooling: Pooling | None = None,
     like: str | None = None,
     revision: str | None = None,
+    default_pooling: Pooling | None = None,
 ) -> tuple[Model, Callable[[Where], Params]]:
     """Read everything of a model but its parameters; else as `load`.
+
+    A folder that states no pooling has `default_pooling`, where one is given.
 
     Returns:
         The model, whose params are None, and a function that reads these to where they
@@ -204,6 +208,8 @@ def open_model(
     Raises:
         InputError: as `load`; what is wrong with the weights shows when they are read.
     """
+    _require_one_of(pooling, get_args(Pooling), "pooling")
+    _require_one_of(dtype, get_args(Dtype), "dtype")
     published = known(path, like)
     if published is not None and not isinstance(published.config, EmbeddingConfig):
         raise InputError(
@@ -215,6 +221,14 @@ def open_model(
     folder = find(fetch(path, revision=revision))
     heads = {head: folder / file for head, file in HEADS.items()}
     heads = {head: file for head, file in heads.items() if file.is_file()}
+    if len(heads) == 1 and not (folder / OWN).is_file():
+        lost = next(file for head, file in HEADS.items() if head not in heads)
+        raise InputError(
+            f"{lost} beside {HEADS[next(iter(heads))]}, as FlagEmbedding writes them",
+            "none",
+            where=str(folder),
+            do="Fetch it, or remove the other to use the dense head alone.",
+        )
     found = layout.read(folder)
     own = _read_own(folder / OWN)
     inner = folder / found.encoder
@@ -228,6 +242,12 @@ def open_model(
     if published is not None:
         assert isinstance(published.config, EmbeddingConfig)  # refused above
         asked = published.config
+        if type(asked.encoder) is not type(encoder):
+            raise InputError(
+                f"a model like it: {type(asked.encoder).__name__}",
+                type(encoder).__name__,
+                where=f"like={like}" if like else where,
+            )
     tokenizer = tokenize.load(inner)
     if found.lowercase:
         tokenizer = _lowercased(tokenizer)
@@ -239,11 +259,23 @@ def open_model(
         wanted = asked.encoder
         if isinstance(encoder, QwenConfig) and isinstance(wanted, QwenConfig):
             encoder = dataclasses.replace(encoder, attention=wanted.attention)
-    default = (asked and asked.pooling) or found.pooling or ("cls" if heads else "mean")
+    stated = (asked.pooling if asked else None) or found.pooling or default_pooling
+    if stated is None and pooling is None and isinstance(encoder, QwenConfig):
+        raise InputError(
+            "a pooling",
+            "none in the folder of a language model",
+            where=str(inner),
+            do='Name pooling="last" (Qwen3-Embedding) or "mean" (KaLM), or like=.',
+        )
+    stated = stated or ("cls" if heads else "mean")
+    if pooling == "mcls" and stated != "cls":
+        raise InputError(
+            "a model with pooling cls, for mcls", f"pooling {stated}", where="pooling"
+        )
     stored = {head: torch_file.read(file) for head, file in heads.items()}
     config = EmbeddingConfig(
         dataclasses.replace(encoder, dtype=dtype),
-        pooling or default,
+        pooling or stated,
         mlp_head=_mlp_head(found, own, asked),
         sparse="sparse" in heads,
         multivec=_width(stored["multivec"]) if "multivec" in heads else None,
@@ -290,6 +322,11 @@ def _read_params(
         names = _HEAD_NAMES[head]
         params |= place(like, tensor, names, to=to, where=where, dtype=dtype)
     return params
+
+
+def _require_one_of(value: Any, known: tuple[str, ...], where: str) -> None:
+    if value is not None and value not in known:
+        raise InputError(f"one of {', '.join(known)}", repr(value), where=where)
 
 
 def _read_own(path: Path) -> dict[str, str]:

@@ -123,7 +123,8 @@ def place(
         one = SingleDeviceSharding(jax.devices()[0])
         layouts = jax.tree.map(lambda _: one, like)
     else:
-        assert isinstance(to, Mesh)
+        if not isinstance(to, Mesh):
+            raise InputError("a jax Mesh", type(to).__name__, where="mesh")
         layouts = meshes.shardings(to, like, SHARDING)
     return weights.fill(
         stored, like, names, where=where, dtype=dtype, shardings=layouts

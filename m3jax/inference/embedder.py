@@ -274,10 +274,10 @@ id like BAAI/bge-m3, found neither
     ) -> Encoded:
         limit = self.module.config.encoder.max_length
         max_length = self.max_length if max_length is None else max_length
-        if max_length > limit:
+        if not isinstance(max_length, int) or max_length > limit:
             raise InputError(
                 f"at most {limit} tokens, as the model takes",
-                f"{max_length}",
+                repr(max_length),
                 where="max_length",
             )
         return encode(

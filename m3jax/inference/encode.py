@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,8 @@ from m3jax.data import tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.inference import batches as batching
 from m3jax.inference.batches import EncodeBatch
-from m3jax.inference.encoded import Encoded, concatenate
+from m3jax.inference.encoded import Encoded
+from m3jax.inference.gather import gather
 from m3jax.inference.multivec_rows import MultivecRows
 from m3jax.inference.sparse_rows import SparseRows
 from m3jax.nn.embedding import (
@@ -92,9 +93,10 @@ def encode(
     """Embed texts of any number and length.
 
     Texts are sorted by length, the longest first, so that a lack of memory shows at
-    once. Each length bucket has one batch shape, so it is compiled once; a later call
-    with the same module and shapes compiles nothing. While the devices work on a
-    batch, the next one is prepared and the one before it is fetched.
+    once. Each length bucket of a call has one batch shape, so it is compiled once; a
+    call with fewer texts than fill a batch takes the next power of two, and a shape
+    that was there before compiles nothing. While the devices work on a batch, the next
+    one is prepared and the one before it is fetched.
 
     Args:
         module: the model.
@@ -126,8 +128,8 @@ def encode(
     config = module.config
     check_outputs(config, outputs)
     width = config.encoder.hidden
-    if dim is not None and not 1 <= dim <= width:
-        raise InputError(f"a width from 1 to {width}", f"{dim}", where="dim")
+    if dim is not None and (not isinstance(dim, int) or not 1 <= dim <= width):
+        raise InputError(f"a width from 1 to {width}", repr(dim), where="dim")
     every = config.mcls_every if config.pooling == "mcls" else None
     rows, cut = _tokenize(
         tokenizer, texts, max_length, progress is True, f"{description}: tokens", every
@@ -160,14 +162,16 @@ def encode(
     def start(batch: EncodeBatch) -> Embeddings:
         return run(batching.tokens(batch, rows, tokenizer.pad_id, mesh))
 
-    parts = []
     with bar(description, len(texts), "texts", show=progress) as advance:
-        for batch, found in batching.results(start, planned):
-            count = len(batch.members)
-            parts.append(_rows(jax.tree.map(np.asarray, found), config, count))
-            advance(count)
-    order = np.concatenate([batch.members for batch in planned])
-    return concatenate(parts)[np.argsort(order)]
+
+        def encoded() -> Iterator[tuple[np.ndarray, Encoded]]:
+            for batch, found in batching.results(start, planned):
+                count = len(batch.members)
+                rows = _rows(jax.tree.map(np.asarray, found), config, count)
+                yield batch.members, rows
+                advance(count)
+
+        return gather(encoded(), len(texts))
 
 
 def _rows(found: Embeddings, config: EmbeddingConfig, count: int) -> Encoded:
@@ -213,6 +217,8 @@ def as_texts(texts: Iterable[str], *, where: str = "texts") -> list[str]:
             where="texts",
             do='Put it in a list: ["..."].',
         )
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping):
+        raise InputError("a list of texts", type(texts).__name__, where=where)
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):

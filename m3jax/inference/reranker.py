@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from m3jax.core.cache import keep_compiled
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import replicated
-from m3jax.core.progress import bar
+from m3jax.core.progress import Show, bar
 from m3jax.core.types import Params, Tokens
 from m3jax.data import tokenize
 from m3jax.data.tokenize import Tokenizer
@@ -112,7 +112,7 @@ id like BAAI/bge-m3, found neither
         task: str | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        progress: bool = False,
+        progress: Show = False,
     ) -> np.ndarray:
         """Say how probably each passage answers its query: the sigmoid of `logits`.
 
@@ -121,7 +121,8 @@ id like BAAI/bge-m3, found neither
             task: what the search is for; models with an instruction only.
             batch_tokens: tokens in a batch; None takes what is fast.
             max_length: tokens kept of each pair; None keeps `self.max_length`.
-            progress: show a bar on a terminal.
+            progress: show a bar on a terminal; or a function that is told how many
+                pairs were just scored.
 
         Returns:
             float32 `[n]` between 0 and 1, in the order of the pairs.
@@ -148,7 +149,7 @@ id like BAAI/bge-m3, found neither
         task: str | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        progress: bool = False,
+        progress: Show = False,
     ) -> np.ndarray:
         """Score pairs as `score` does, before the sigmoid: float32 `[n]`."""
         most = self.module.config.encoder.max_length
@@ -206,7 +207,12 @@ id like BAAI/bge-m3, found neither
                 )
             special = self.tokenizer.backend.num_special_tokens_to_add(True)
             _require_room(max_length, special)
-            return tokenize.encode_pairs(self.tokenizer, pairs, max_length=max_length)
+            ids, types, cut = tokenize.encode_pairs(
+                self.tokenizer, pairs, max_length=max_length
+            )
+            # XLM-R knows one type, whatever its tokenizer says of pairs.
+            two = self.module.config.encoder.type_vocab > 1
+            return ids, types if two else None, cut
         task = hub.TASK if task is None else task
         texts = [
             BODY.format(task=task, query=query, passage=passage)

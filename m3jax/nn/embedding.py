@@ -72,7 +72,9 @@ class EmbeddingModule(nn.Module):
         dtype = jnp.dtype(config.encoder.dtype)
         found = Embeddings()
         if "dense" in outputs:
-            vectors = heads.pooled(hidden, tokens, config.pooling)
+            vectors = heads.pooled(
+                hidden, tokens, config.pooling, mcls_every=config.mcls_every
+            )
             training = rows is not None or self.is_initializing()
             if config.mlp_head == "always" or (
                 config.mlp_head == "training" and training

@@ -14,17 +14,23 @@ Pooling = Literal["cls", "mean", "last", "mcls"]
 
 
 def pooled(
-    hidden: Float[Array, "b l d"], tokens: Tokens, pooling: Pooling
+    hidden: Float[Array, "b l d"],
+    tokens: Tokens,
+    pooling: Pooling,
+    *,
+    mcls_every: int = 256,
 ) -> Float[Array, "b d"]:
     """Reduce the states to one vector a text, in float32.
 
-    cls, mean and last as in `ops.pooling.pool`. mcls: the mean over all tokens that
-    equal the first one, for long texts into which CLS was put at equal distances.
+    cls, mean and last as in `ops.pooling.pool`. mcls: the mean over the first token
+    and all that equal it at the places where `data.tokenize.repeat_first` put it; a
+    CLS that the text itself spells elsewhere does not count.
 
     Args:
         hidden: states of the last layer.
         tokens: ids and mask.
         pooling: which reduction.
+        mcls_every: tokens from one CLS to the next.
 
     Returns:
         Vectors of any length; zeros for a text without a real token.
@@ -33,13 +39,16 @@ def pooled(
 
     Example:
         >>> tokens = Tokens(jnp.array([[7, 3, 7, 2]]), jnp.ones((1, 4), bool))
-        >>> pooled(jnp.array([[[1.0], [5.0], [3.0], [9.0]]]), tokens, "mcls")
+        >>> hidden = jnp.array([[[1.0], [5.0], [3.0], [9.0]]])
+        >>> pooled(hidden, tokens, "mcls", mcls_every=1)
         Array([[2.]], dtype=float32)
     """
     if pooling != "mcls":
         return pool(hidden, tokens.mask, pooling)
     first = jnp.take_along_axis(tokens.ids, tokens.mask.argmax(-1)[:, None], axis=1)
-    return pool(hidden, tokens.mask & (tokens.ids == first), "mean")
+    place = jnp.cumsum(tokens.mask, axis=-1) - 1
+    due = tokens.mask & (place % (mcls_every + 1) == 0)
+    return pool(hidden, due & (tokens.ids == first), "mean")
 
 
 def dense(vectors: Float[Array, "b d"]) -> Float[Array, "b d"]:
@@ -59,8 +68,8 @@ def sparse(
     """Weigh every token: relu of its projection, 0 for special tokens and padding.
 
     A token that a text repeats has several weights; the largest counts. Whoever scores
-    takes it (`strongest` does it here), so that nothing as wide as the vocabulary
-    is ever made.
+    takes it, as `Encoded` does on the host and `strongest` here, so that nothing as
+    wide as the vocabulary is ever made.
 
     Args:
         projected: one number a token, from the sparse head.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3jax.core.mesh import split_lookup
 from m3jax.core.types import Params, Tokens
 
 Dtype = Literal["float32", "bfloat16"]
@@ -78,7 +79,7 @@ class Embed(nn.Module):
         """Look rows up."""
         start = nn.initializers.normal(0.02)
         table = self.param("embedding", start, (self.rows, self.features))
-        x = jnp.take(table, ids, axis=0).astype(self.dtype)
+        x = split_lookup(jnp.take(table, ids, axis=0).astype(self.dtype))
         if pair := low_rank_pair(self.variables["params"]):
             a, b, scale = pair
             x = x + _times(jnp.take(a, ids, axis=0).astype(self.dtype), None, b, scale)
@@ -106,7 +107,7 @@ def _times(
 
 
 def positions(tokens: Tokens) -> Int[Array, "b l"]:
-    """Number every real token of a text from 0; padding gets what it may.
+    """Number every real token of a text from 0; padding gets 0.
 
     Counting real tokens makes padding on the left change nothing. In a packed row
     the count starts again at every text.
@@ -123,10 +124,11 @@ def positions(tokens: Tokens) -> Int[Array, "b l"]:
     """
     before = jnp.cumsum(tokens.mask, axis=-1) - tokens.mask
     if tokens.segments is None:
-        return before
+        return jnp.where(tokens.mask, before, 0)
     new = jnp.diff(tokens.segments, axis=-1, prepend=tokens.segments[:, :1]) != 0
     start = jax.lax.cummax(jnp.where(new, before, 0), axis=1)
-    return before - start
+    # Padding gets 0: counted on, it could fall off the end of a table.
+    return jnp.where(tokens.mask, before - start, 0)
 
 
 def stack(layer: type[nn.Module], length: int, remat: Remat) -> Any:

@@ -96,7 +96,7 @@ def _kalm(encoder: QwenConfig, *, instruct: bool = True) -> Published:
 
 def _simcse(encoder: BertConfig, supervised: str) -> Published:
     head = "always" if supervised == "sup" else "training"
-    return Published(EmbeddingConfig(encoder, "cls", head), max_length=32)
+    return Published(EmbeddingConfig(encoder, "cls", head), max_length=128)
 
 
 _ROBERTA_BASE = dataclasses.replace(_XLMR_BASE, vocab_size=50_265)

@@ -30,7 +30,9 @@ def attend(
 ) -> Float[Array, "b l h c"]:
     """Attention over the real tokens: softmax(q k' / sqrt(c)) v.
 
-    Scores and softmax are float32 whatever the operands are. Padding may stand
+    Scores are summed and softmax is taken in float32 whatever the operands are; the
+    query is scaled in its own dtype. float32 products have the precision that jax gives
+    them by default, which is that of bfloat16 on TPU. Padding may stand
     anywhere in a row. What a padding token gets, and a row without a real token, is
     unspecified but finite, and so is its gradient: whoever pools masks it out.
 

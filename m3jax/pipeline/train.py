@@ -60,7 +60,7 @@ class Train:
     init: str | None = None
     """Model to go on from: a hub id, a model folder or a finished run; by default
     parameters are random. It brings its tokenizer, its prompts and its shape; of
-    `model` only dtype and remat hold."""
+    `model` only dtype and remat hold, and pooling where the folder states none."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -96,11 +96,12 @@ def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
             where="jax.distributed",
             do="Training on several hosts is not there yet.",
         )
-    config = {STAGE: configs.to_dict(stage)}
+    stage, source = _source(stage)
     _check(stage)
+    # Of a model to go on from, what it is and not what the config would have made.
+    config = {STAGE: configs.to_dict(stage)}
     run.check_folder(folder, config, fresh=fresh)
     mesh = make_mesh(stage.mesh)
-    stage, source = _source(stage)
     start = starting(EmbeddingModule(stage.model), _pairs(stage))
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
@@ -129,7 +130,14 @@ def _source(stage: Train) -> tuple[Train, _Source | None]:
     """The stage in the shape of the model that it goes on from, and that model."""
     if stage.init is None:
         return stage, None
-    model, read = open_model(stage.init)
+    if stage.tokenizer.pretrained is not None:
+        raise InputError(
+            "the tokenizer of the model to go on from",
+            stage.tokenizer.pretrained,
+            where="tokenizer.pretrained",
+            do="Leave it out with --init.",
+        )
+    model, read = open_model(stage.init, default_pooling=stage.model.pooling)
     wanted = stage.model.encoder
     encoder = dataclasses.replace(
         model.config.encoder, dtype=wanted.dtype, remat=wanted.remat
@@ -142,7 +150,6 @@ def _source(stage: Train) -> tuple[Train, _Source | None]:
         model=dataclasses.replace(model.config, encoder=encoder),
         data=dataclasses.replace(stage.data, prompts=prompts),
     )
-    _check(stage)
     return stage, _Source(model.tokenizer, read)
 
 
@@ -240,6 +247,7 @@ def _train(
         encoder = dataclasses.replace(encoder, vocab_size=tokenizer.vocab_size)
         special = tokenizer.special_ids if config.sparse else ()
         config = dataclasses.replace(config, encoder=encoder, special_ids=special)
+    _check_prompts(stage, tokenizer)
     module = EmbeddingModule(config)
     search = functools.partial(
         retrieval.dense,
@@ -282,6 +290,22 @@ def _train(
     report.plot(folder, model, measured, lines=lines, selected=step, mesh=mesh)
     # Last of all: it says that everything else is there.
     report.finish(folder, {"step": step, "results": results, "sizes": sizes})
+
+
+def _check_prompts(stage: Train, tokenizer: Tokenizer) -> None:
+    """Refuse prompts that leave no room for the text behind them."""
+    data = stage.data
+    for name, prompt, length in (
+        ("query", data.prompts.query, data.query_length),
+        ("passage", data.prompts.passage, data.passage_length),
+    ):
+        (row,) = tokenize.encode(tokenizer, [prompt], max_length=10**6)
+        if len(row) >= length:
+            raise InputError(
+                f"more than the {len(row)} tokens of the {name} prompt",
+                f"{length}",
+                where=f"data.{name}_length",
+            )
 
 
 def _tokenizer(

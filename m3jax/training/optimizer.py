@@ -119,8 +119,9 @@ def moving(params: Params, trainable: str) -> Params:
         >>> moving({"sparse": {"bias": 0}, "encoder": {"bias": 0}}, "^sparse")
         {'encoder': {'bias': False}, 'sparse': {'bias': True}}
     """
-    # Not "": of two equal keys the later would hold.
-    return tree.assign(params, {trainable or "()": True, "": False})
+    # The scale of a low-rank pair is a constant. Not "": of equal keys the later holds.
+    rules = {r"\.lora_scale$": False, trainable or "()": True, "": False}
+    return tree.assign(params, rules)
 
 
 def check_trainable(params: Params, trainable: str) -> None:

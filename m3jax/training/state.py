@@ -134,7 +134,8 @@ def new_state(
         tx: decides `opt_state`.
         like: what `abstract_state` returned.
         seed: of the parameters and of everything drawn in training.
-        params: of the model to go on from; None = `start` draws them.
+        params: of the model to go on from, which are gone afterwards; None = `start`
+            draws them.
 
     Returns:
         The state; equal for every mesh.
@@ -142,6 +143,7 @@ def new_state(
     layout = jax.tree.map(lambda leaf: leaf.sharding, like)
     create = jax.jit(
         lambda given: _create(start, objective, tx, jax.random.key(seed), given),
+        donate_argnums=0,  # or a large model would be there twice
         out_shardings=layout,
     )
     return create(params)

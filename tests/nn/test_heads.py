@@ -129,7 +129,9 @@ def with_cls(tokens: Tokens) -> Tokens:
 def test_pooling(pooling: Any, left: bool) -> None:
     batch, right = with_cls(tokens(left=left)), with_cls(tokens())
     hidden = random(*right.ids.shape, 4)
-    found = heads.pooled(placed(hidden, batch.mask), batch, pooling)
+    states = placed(hidden, batch.mask)
+    # The second CLS stands behind three tokens; the others are padding.
+    found = heads.pooled(states, batch, pooling, mcls_every=3)
     for row, length in enumerate(LENGTHS):
         real = hidden[row, :length]
         first = np.asarray(right.ids)[row, :length] == 0
@@ -181,4 +183,21 @@ def test_all_three_are_those_of_flagembedding() -> None:
     )
     np.testing.assert_allclose(
         [row[2] for row in rows], expected["sparse_16_weight"], atol=1e-5
+    )
+
+
+def test_mcls_counts_no_cls_that_the_text_spells() -> None:
+    hidden = jnp.arange(1.0, 8.0)[None, :, None]
+    ids = jnp.array([[7, 3, 7, 7, 5, 7, 2]])  # the third, the first of n = 2, is a word
+    batch = Tokens(ids, jnp.ones((1, 7), bool))
+    found = heads.pooled(hidden, batch, "mcls", mcls_every=2)
+    np.testing.assert_allclose(found, [[(1 + 4) / 2]])
+    # Padding on the left moves all places alike.
+    left = Tokens(
+        jnp.concatenate([jnp.array([[7, 7]]), ids], axis=1),
+        jnp.arange(9)[None] >= 2,
+    )
+    hidden = jnp.concatenate([jnp.full((1, 2, 1), 99.0), hidden], axis=1)
+    np.testing.assert_allclose(
+        heads.pooled(hidden, left, "mcls", mcls_every=2), [[2.5]]
     )

@@ -209,11 +209,14 @@ def test_packed_rows_are_separate_rows(config: QwenConfig | BertConfig) -> None:
     segments = np.array(
         [
             [0] * 7 + [9, 9] + [1] * 3 + [2] * 5 + [9] * 2,
-            [9] * 3 + [0] * 12 + [9] * 4,
+            # The padding behind carries on the segment of a text of full length.
+            [9] * 3 + [0] * 12 + [0] * 4,
         ],
         np.int32,
     )
-    found = states(config, params, Tokens(ids, segments < 9, segments))
+    mask = segments < 9
+    mask[1, 15:] = False
+    found = states(config, params, Tokens(ids, mask, segments))
     for row, start, text, length in (
         (0, 0, 0, 7),
         (0, 9, 2, 3),

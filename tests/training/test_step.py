@@ -168,6 +168,16 @@ def test_fsdp_divides_the_work_as_data_does() -> None:
     assert temporary_with_fsdp < 1.5 * temporary
 
 
+def test_a_mixed_mesh_looks_up_its_own_rows() -> None:
+    """Not said otherwise, every device gets all rows of a lookup."""
+    mesh, _, state, step = build(MeshConfig(data=4, fsdp=2), 8)
+    on_devices = jax.device_put(batch(0), batch_sharding(mesh))
+    text = step.lower(state, on_devices).compile().as_text()  # type: ignore[attr-defined]
+    rows = [int(n) for n in re.findall(r"f32\[(\d+),9,(?:8|16)\]", text)]
+    # 32 passages: 8 of every two devices that share the table, 4 of each afterwards.
+    assert rows and max(rows) == 8
+
+
 def test_gathered_are_embeddings_only() -> None:
     mesh, _, state, step = build(MeshConfig(), 8)
     on_devices = jax.device_put(batch(0), batch_sharding(mesh))
