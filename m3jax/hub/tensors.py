@@ -4,6 +4,7 @@ They are read when they are used and written one file at a time, so that a model
 larger than the memory of a host passes through.
 """
 
+import itertools
 import json
 import os
 import re
@@ -137,6 +138,7 @@ def write_weights(
         max_file: bytes in one file; no more than these are held at once.
 
     Raises:
+        ValueError: other tensors come than those whose sizes were given.
         OSError: the folder cannot be written to, or the disk is full.
     """
     parts = _split(sizes, max_file)
@@ -146,8 +148,9 @@ def write_weights(
         file = SAFETENSORS
         if len(parts) > 1:
             file = f"model-{number:05}-of-{len(parts):05}.safetensors"
-        held = dict(next(rows) for _ in names)
-        assert list(held) == names, "tensors come in the order of their sizes"
+        held = dict(itertools.islice(rows, len(names)))
+        if list(held) != names:
+            raise ValueError(f"tensors {list(held)} where {names} were announced")
         total += sum(tensor.nbytes for tensor in held.values())
         place |= dict.fromkeys(names, file)
         write_safetensors(folder / file, held)

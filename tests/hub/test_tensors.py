@@ -122,6 +122,15 @@ def test_no_more_than_a_file_is_held(tmp_path) -> None:
     assert given == [("a", 0), ("b", 1), ("c", 1), ("d", 2)]
 
 
+@pytest.mark.parametrize("come", ["", "abc", "abdc", "abcx", "bacd"])
+def test_other_tensors_than_announced_are_not_written(come, tmp_path) -> None:
+    sizes = {name: (one.shape, one.dtype) for name, one in TENSORS.items()}
+    rows = {name: TENSORS.get(name, np.ones(2)) for name in come}
+    with pytest.raises(ValueError, match="were announced"):
+        write_weights(tmp_path, sizes, lambda: iter(rows.items()))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 )
