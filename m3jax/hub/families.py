@@ -33,6 +33,44 @@ roberta, xlm-roberta, qwen2, qwen3, found 'gpt2'
     raise InputError(f"one of {known}", repr(kind), where=f"{where}: model_type")
 
 
+def check_code(config: Mapping[str, Any], *, where: str) -> None:
+    """Refuse a decoder whose folder brings code that may change its attention.
+
+    Such code, of KaLM V2 and gte-Qwen2 for instance, makes a causal model
+    bidirectional, and nothing else in the folder says so. For models that `nn.zoo`
+    does not know: the zoo says what their attention is.
+
+    Args:
+        config: content of config.json, of a type that `by_type` knows.
+        where: the file, for messages.
+
+    Raises:
+        InputError: there is code of a model, and no is_causal.
+
+    Example:
+        >>> check_code({"model_type": "qwen2"}, where="config.json")
+        >>> check_code(
+        ...     {"model_type": "qwen2", "auto_map": {"AutoModel": "own.Model"}},
+        ...     where="config.json",
+        ... )
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: config.json: auto_map: expected a model without \
+code of its own, which is never run here, found {'AutoModel': 'own.Model'}. Name with \
+`like` the model of m3jax.nn.zoo that it is trained from, or write "is_causal": true \
+or "is_causal": false into config.json.
+    """
+    code = config.get("auto_map")
+    if not code or "is_causal" in config or by_type(config, where=where) is not qwen:
+        return
+    raise InputError(
+        "a model without code of its own, which is never run here",
+        repr(code)[:80],
+        where=f"{where}: auto_map",
+        do="Name with `like` the model of m3jax.nn.zoo that it is trained from, or "
+        'write "is_causal": true or "is_causal": false into config.json.',
+    )
+
+
 def by_config(config: EncoderConfig) -> ModuleType:
     """The family of an encoder.
 

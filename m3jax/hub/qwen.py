@@ -1,5 +1,6 @@
 """Qwen2's and Qwen3's names: Hugging Face's tensors and config.json, and ours."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -127,10 +128,13 @@ False, found True
     }
     width = config.get("head_dim") or fields["hidden"] // fields["heads"]
     fields |= sizes({"head_dim": width}, {"head_dim": "head_dim"}, None, where=where)
+    causal = config.get("is_causal", True)
+    if not isinstance(causal, bool):
+        raise InputError("true or false", repr(causal), where=f"{where}: is_causal")
     return QwenConfig(
         **fields,
         rope_theta=_rope_theta(config, where),
-        attention="causal" if config.get("is_causal", True) else "bidirectional",
+        attention="causal" if causal else "bidirectional",
         qkv_bias=not third,
         qk_norm=third,
     )
@@ -138,13 +142,16 @@ False, found True
 
 def _rope_theta(config: Mapping[str, Any], where: str) -> float:
     """Base of the rotary frequencies, where they are plain."""
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
-    for key, found in (("rope_parameters", rope), ("rope_scaling", scaling)):
+    rope: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        found = config.get(key) or {}
+        if not isinstance(found, dict):
+            raise InputError("an object", repr(found), where=f"{where}: {key}")
         kind = found.get("rope_type", found.get("type", "default"))
         if kind != "default":
             raise InputError("default", repr(kind), where=f"{where}: {key}")
+        rope = found
     theta: Any = rope.get("rope_theta", config.get("rope_theta"))
-    if type(theta) not in (int, float) or theta <= 0:
+    if type(theta) not in (int, float) or not 0 < theta <= sys.float_info.max:
         raise InputError("a positive number", repr(theta), where=f"{where}: rope_theta")
     return float(theta)
