@@ -1,9 +1,11 @@
 """From the name of a model to a folder on this machine."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from m3jax.core.errors import InputError
+from m3jax.hub import layout
+from m3jax.hub.tensors import SAFETENSORS
 
 # What the models here consist of; no code, and no second copy of the weights.
 _FILES = [
@@ -14,7 +16,8 @@ _FILES = [
     "sparse_linear.pt",
     "colbert_linear.pt",
 ]
-_OLDER = ["pytorch_model*.bin"]
+_WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}.index.json")
+_OLDER = "pytorch_model*.bin"
 _NOT = ["onnx/*", "openvino/*", "original/*", "*.msgpack", "*.h5"]
 
 
@@ -34,7 +37,7 @@ def fetch(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
 
     Raises:
         InputError: there is neither such a folder nor such a model, or no network and
-            nothing in the cache.
+            nothing in the cache, or its modules.json is damaged.
 
     Example:
         >>> fetch("nowhere")
@@ -43,6 +46,8 @@ def fetch(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
 like BAAI/bge-m3, found neither
     """
     folder = Path(name)
+    if not os.fspath(name):
+        raise InputError("a local folder, or a hub id", "an empty name", where="model")
     if folder.is_dir():
         if revision is not None:
             raise InputError("a hub id", "a local folder", where=f"revision {revision}")
@@ -56,9 +61,12 @@ like BAAI/bge-m3, found neither
             where=text,
         )
     found = _download(text, revision, _FILES)
-    if not any(found.glob("*.safetensors")) and not any(found.glob("*/*.safetensors")):
-        found = _download(text, revision, _FILES + _OLDER)
-    return found
+    older = [
+        str(PurePosixPath(place) / _OLDER)
+        for place in layout.places(found)
+        if not any((found / place / name).is_file() for name in _WEIGHTS)
+    ]
+    return _download(text, revision, _FILES + older) if older else found
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:

@@ -5,7 +5,8 @@ too, as do other servers of embedding models.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -139,16 +140,32 @@ def read(folder: Path) -> Layout:
     if max_length is None:  # newer releases write it into the tokenizer's file
         path = folder / encoder / "tokenizer_config.json"
         max_length = (read_json(path) if path.exists() else {}).get("model_max_length")
-    if max_length is not None and not _is_length(max_length):
-        raise InputError("a positive length", repr(max_length), where=str(path))
+    max_length = length(max_length, where=str(path))
     return Layout(
         pooling,
         prompts,
         encoder,
-        None if max_length is None else int(max_length),
+        max_length,
         bool(found.get("do_lower_case", False)),
         dense,
     )
+
+
+def places(folder: Path) -> list[str]:
+    """Where the weights are, relative to a folder: the encoder's, and a linear layer's.
+
+    Raises:
+        InputError: modules.json is damaged or leads out of the folder.
+
+    Example:
+        >>> places(Path("nowhere"))
+        ['']
+    """
+    path = folder / "modules.json"
+    modules = _modules(path) if path.is_file() else ()
+    weighted = ("Transformer", "Dense")
+    found = [inner for kind, inner in modules if kind.rsplit(".", 1)[-1] in weighted]
+    return found or [""]
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -173,7 +190,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         raise InputError("a file", "none", where=str(path))
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or too deep
         raise InputError("JSON", str(error), where=str(path)) from None
     if not isinstance(value, kind):
         name = {dict: "object", list: "list"}[kind]
@@ -187,17 +204,12 @@ def _read_modules(folder: Path) -> tuple[Pooling | None, str, str | None, bool]:
     if not path.exists():
         return None, "", None, False
     paths: dict[str, str] = {}
-    for module in read_json(path, list):
-        if not isinstance(module, dict):
-            raise InputError("a list of objects", repr(module), where=str(path))
-        kind, inner = str(module.get("type")), str(module.get("path", ""))
+    for kind, inner in _modules(path):
         name = kind.rsplit(".", 1)[-1]
         if not kind.startswith("sentence_transformers.") or name not in _MODULES:
             raise InputError(
                 f"modules of the kinds {', '.join(_MODULES)}", kind, where=str(path)
             )
-        if not is_inside(inner):
-            raise InputError("a path inside the folder", inner, where=str(path))
         if name in paths:
             raise InputError(
                 "each kind of module once", f"{name} twice", where=str(path)
@@ -214,6 +226,17 @@ def _read_modules(folder: Path) -> tuple[Pooling | None, str, str | None, bool]:
     if "Dense" in paths:
         _check_dense(folder / paths["Dense"] / "config.json")
     return pooling, paths["Transformer"], paths.get("Dense"), "Normalize" in paths
+
+
+def _modules(path: Path) -> Iterator[tuple[str, str]]:
+    """Kind and path of every module of a modules.json."""
+    for module in read_json(path, list):
+        if not isinstance(module, dict):
+            raise InputError("a list of objects", repr(module), where=str(path))
+        kind, inner = str(module.get("type")), str(module.get("path", ""))
+        if not is_inside(inner):
+            raise InputError("a path inside the folder", inner, where=str(path))
+        yield kind, inner
 
 
 def _check_dense(path: Path) -> None:
@@ -293,6 +316,26 @@ def is_inside(path: str) -> bool:
     return not parts.is_absolute() and ".." not in parts.parts and ":" not in path
 
 
-def _is_length(value: Any) -> bool:
-    # transformers writes 1e30 for "no limit".
-    return type(value) in (int, float) and value >= 1
+def length(value: Any, *, where: str) -> int | None:
+    """Tokens of the longest text, as a file says; None = no limit.
+
+    Args:
+        value: a JSON value; nothing and Infinity are no limit. transformers writes
+            1e30.
+        where: the file, for messages.
+
+    Returns:
+        The length.
+
+    Raises:
+        InputError: it is no positive number.
+
+    Example:
+        >>> length(512, where="a"), length(None, where="a")
+        (512, None)
+    """
+    if value is None or value == math.inf:
+        return None
+    if type(value) not in (int, float) or not value >= 1:
+        raise InputError("a positive length", repr(value), where=where)
+    return int(value)

@@ -1,5 +1,6 @@
 """Hub ids from a cache laid out by hand; no test asks the network."""
 
+import json
 import os
 import shutil
 import socket
@@ -104,8 +105,11 @@ def test_revisions(cache) -> None:
 class Hub:
     """Stands in for snapshot_download: puts what the patterns allow into the cache."""
 
-    def __init__(self, snapshot: Path, names: list[str]) -> None:
-        self.snapshot, self.names, self.calls = snapshot, names, []
+    def __init__(
+        self, snapshot: Path, names: list[str], contents: dict[str, str] | None = None
+    ) -> None:
+        self.snapshot, self.contents = snapshot, contents or {}
+        self.names, self.calls = [*names, *self.contents], []
 
     def __call__(self, name: str, *, revision, allow_patterns, ignore_patterns) -> str:
         self.calls.append((name, revision))
@@ -114,7 +118,7 @@ class Hub:
             self.names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         ):
             (self.snapshot / file).parent.mkdir(exist_ok=True)
-            (self.snapshot / file).touch()
+            (self.snapshot / file).write_text(self.contents.get(file, ""))
         return str(self.snapshot)
 
     @property
@@ -146,7 +150,6 @@ OTHERS = [
         (["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"], 2),
         (["model.safetensors"], 1),
         (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], 1),
-        (["0_Transformer/model.safetensors"], 1),
     ],
 )
 def test_only_what_is_needed_is_downloaded(weights, calls, tmp_path, monkeypatch):
@@ -155,6 +158,38 @@ def test_only_what_is_needed_is_downloaded(weights, calls, tmp_path, monkeypatch
     assert fetch("BAAI/bge-m3", revision="abc") == hub.snapshot
     assert hub.calls == [("BAAI/bge-m3", "abc")] * calls
     assert hub.files == {*M3, *HEADS, *weights}
+
+
+SAFE, BIN, DENSE = "model.safetensors", "pytorch_model.bin", "2_Dense"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "calls"),
+    [
+        ("", [BIN, f"{DENSE}/{SAFE}"], 2),
+        ("", [SAFE, f"{DENSE}/{BIN}"], 2),
+        ("", [BIN, f"{DENSE}/{BIN}"], 2),
+        ("", [SAFE, f"{DENSE}/{SAFE}"], 1),
+        ("0_T", [f"0_T/{SAFE}", f"{DENSE}/{SAFE}"], 1),
+        ("0_T", [f"0_T/{BIN}", f"{DENSE}/{SAFE}"], 2),
+        ("0_T", [f"0_T/{BIN}.index.json", "0_T/pytorch_model-1.bin"], 2),
+    ],
+)
+def test_weights_are_looked_for_where_modules_json_says(
+    encoder, weights, calls, tmp_path, monkeypatch
+) -> None:
+    rows = [("Transformer", encoder), ("Pooling", "1_Pooling")]
+    rows += [("Dense", DENSE)] if any(DENSE in name for name in weights) else []
+    content = json.dumps(
+        [{"type": f"sentence_transformers.{kind}", "path": path} for kind, path in rows]
+    )
+    others = [f"other/{BIN}", *([BIN] if encoder else [])]
+    names = [*M3, *OTHERS, *weights, *others]
+    hub = Hub(tmp_path / "snapshot", names, {"modules.json": content})
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    fetch("owner/name")
+    assert len(hub.calls) == calls
+    assert hub.files == {*M3, "modules.json", *weights}
 
 
 def test_the_older_weights_are_left_where_there_are_both(tmp_path, monkeypatch) -> None:
