@@ -18,7 +18,7 @@ from m3jax.data.tokenize import Tokenizer
 from m3jax.hub import bert, families, model_files, qwen, tensors
 from m3jax.hub.card import render_reranker
 from m3jax.hub.fetch import fetch
-from m3jax.hub.layout import read_json
+from m3jax.hub.layout import length, read_json
 from m3jax.hub.model_files import Where
 from m3jax.hub.weights import Names
 from m3jax.nn import lora, reranker
@@ -100,11 +100,15 @@ like BAAI/bge-m3, found neither
             where=f"{where}: architectures",
             do="m3jax.Embedder opens embedding models.",
         )
-    stated = read_json(folder / "tokenizer_config.json").get("model_max_length")
+    settings = folder / "tokenizer_config.json"
+    stated = None
+    if settings.is_file():
+        stated = read_json(settings).get("model_max_length")
+        stated = length(stated, where=str(settings))
     limit = encoder.max_length
     if published is not None:
         limit = min(limit, published.max_length)
-    if isinstance(stated, int) and 1 <= stated:
+    if stated is not None:
         limit = min(limit, stated)
     model_files.check(encoder, tokenizer, limit, where=str(folder))
     module = RerankerModule(config)

@@ -87,9 +87,11 @@ def test_what_is_written(name, tmp_path) -> None:
 def test_the_length_of_a_pair(tmp_path) -> None:
     assert load(GOLDEN / "reranker_xlmr").max_length == 80
     shutil.copytree(GOLDEN / "reranker_xlmr", tmp_path / "model")
-    for stated, found in ((40, 40), (10**30, 80), (None, 80)):
+    for stated, found in ((40, 40), (10**30, 80), (None, 80), (1e30, 80), (40.0, 40)):
         edit("tokenizer_config.json", model_max_length=stated)(tmp_path / "model")
         assert load(tmp_path / "model").max_length == found
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    assert load(tmp_path / "model").max_length == 80
 
 
 def test_the_ids_of_yes_and_no() -> None:
@@ -184,6 +186,11 @@ BAD = {
         QWEN,
         edit("config.json", tie_word_embeddings=False),
         r"expected a tensor lm_head\.weight, found none",
+    ),
+    "a length that is a word": (
+        XLMR,
+        edit("tokenizer_config.json", model_max_length="40"),
+        r"tokenizer_config\.json: expected a positive length, found '40'",
     ),
     "a small vocabulary": (
         XLMR,
