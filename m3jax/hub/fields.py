@@ -5,11 +5,13 @@ from typing import Any
 
 from m3jax.core.errors import InputError
 
+_MOST = 2**31 - 1  # ids and positions are int32
+
 
 def sizes(
     config: Mapping[str, Any], names: Mapping[str, str], defaults: Any, *, where: str
 ) -> dict[str, int]:
-    """Read positive integers.
+    """Read positive integers that int32 holds.
 
     Args:
         config: content of config.json.
@@ -21,7 +23,7 @@ def sizes(
         Field -> number.
 
     Raises:
-        InputError: a number is not a positive integer.
+        InputError: a number is not a positive integer, or too large.
 
     Example:
         >>> sizes({"hidden_size": 4}, {"hidden_size": "hidden"}, None, where="a")
@@ -32,6 +34,8 @@ def sizes(
         size = config[key] if key in config else getattr(defaults, field)
         if type(size) is not int or size < 1:
             raise InputError("a positive integer", repr(size), where=f"{where}: {key}")
+        if size > _MOST:
+            raise InputError(f"at most {_MOST}", repr(size), where=f"{where}: {key}")
         found[field] = size
     return found
 

@@ -233,6 +233,8 @@ def test_positions_that_no_published_model_has() -> None:
         ("is_decoder", True, "expected False, found True"),
         ("hidden_size", "768", "expected a positive integer, found '768'"),
         ("num_hidden_layers", 0, "expected a positive integer, found 0"),
+        ("vocab_size", 2**31, "expected at most 2147483647, found 2147483648"),
+        ("max_position_embeddings", 10**30, "expected at most 2147483647, found 1000"),
         ("vocab_size", None, "expected a positive integer, found None"),
         ("type_vocab_size", True, "expected a positive integer, found True"),
         ("layer_norm_eps", "1e-12", "expected a number from 0 to below 1"),
