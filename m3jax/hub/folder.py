@@ -237,6 +237,8 @@ def open_model(
     family = families.by_type(content, where=where)
     if any("SequenceClass" in str(name) for name in content.get("architectures") or ()):
         raise _is_reranker(where)
+    if published is None:
+        families.check_code(content, where=where)
     encoder = family.from_config(content, where=where)
     asked = None
     if published is not None:

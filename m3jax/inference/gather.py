@@ -44,7 +44,7 @@ def gather(batches: Iterable[tuple[np.ndarray, Encoded]], count: int) -> Encoded
     back = np.argsort(np.concatenate(members))
     return Encoded(
         dense,
-        SparseRows.concatenate(sparse)[back] if sparse else None,
+        SparseRows.concatenate(sparse)[back.tolist()] if sparse else None,
         _vectors(multivec, members, count) if multivec else None,
     )
 

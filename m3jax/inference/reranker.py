@@ -23,6 +23,7 @@ from m3jax.hub.model_files import Where
 from m3jax.inference import batches as batching
 from m3jax.inference.batches import EncodeBatch
 from m3jax.inference.encode import CutWarning, as_texts
+from m3jax.nn.bert import BertConfig
 from m3jax.nn.layers import Dtype
 from m3jax.nn.reranker import RerankerModule, score
 
@@ -211,7 +212,8 @@ id like BAAI/bge-m3, found neither
                 self.tokenizer, pairs, max_length=max_length
             )
             # XLM-R knows one type, whatever its tokenizer says of pairs.
-            two = self.module.config.encoder.type_vocab > 1
+            encoder = self.module.config.encoder
+            two = isinstance(encoder, BertConfig) and encoder.type_vocab > 1
             return ids, types if two else None, cut
         task = hub.TASK if task is None else task
         texts = [

@@ -119,7 +119,7 @@ def test_the_head_of_simcse(kind, head, file, tmp_path) -> None:
     same(again(model, tmp_path / "model").params, model.params)
     assert (tmp_path / "model" / "2_Dense" / "config.json").is_file() == file
     card = (tmp_path / "model" / "README.md").read_text()
-    assert ("vectors = model.pooler(states)" in card) == file
+    assert ("model.pooler(" in card) == file
 
 
 @pytest.mark.parametrize("name", ["bert", "m3", "qwen3"])
