@@ -125,7 +125,7 @@ class Index:
         Raises:
             InputError: an id or a text is no text.
         """
-        ids = as_texts(corpus, where="corpus ids")
+        ids = as_texts(corpus.keys(), where="corpus ids")
         texts = as_texts(corpus.values(), where="corpus texts")
         encoded = embedder.encode_passage(
             texts, batch_tokens=batch_tokens, progress=progress
