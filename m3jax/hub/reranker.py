@@ -77,6 +77,13 @@ like BAAI/bge-m3, found neither
     """
     published = model_files.known(path, None)
     folder = model_files.find(fetch(path, revision=revision))
+    if (folder / "1_Pooling").is_dir() and (folder / "modules.json").is_file():
+        raise InputError(
+            "a reranker",
+            "an embedding model, with modules.json and a pooling",
+            where=str(folder),
+            do="m3jax.Embedder opens embedding models.",
+        )
     where = str(folder / "config.json")
     content = read_json(folder / "config.json")
     family = families.by_type(content, where=where)

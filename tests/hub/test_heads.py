@@ -118,6 +118,8 @@ def test_heads_that_are_not_there(names, outputs, tmp_path) -> None:
     shutil.copytree(M3, tmp_path / "m3")
     for name in names:
         (tmp_path / "m3" / name).unlink()
+    # Ours may have one head; of FlagEmbedding's two, one alone is half a download.
+    (tmp_path / "m3" / "m3jax.json").write_text("{}")
     model = load(tmp_path / "m3")
     assert model.config.outputs == outputs
     assert {"sparse", "multivec"} & set(model.params) == set(outputs[1:])

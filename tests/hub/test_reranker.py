@@ -213,6 +213,7 @@ def test_bad_folder(case, tmp_path) -> None:
 
 def test_a_vocabulary_without_yes(tmp_path) -> None:
     shutil.copytree(GOLDEN / "qwen3", tmp_path / "copy")
+    (tmp_path / "copy" / "modules.json").unlink()  # which would make it an embedder
     (tmp_path / "copy" / "tokenizer.json").unlink()
     path = GOLDEN / "bert" / "tokenizer.json"
     shutil.copy(path, tmp_path / "copy")
