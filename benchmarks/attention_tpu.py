@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from m3jax.core.mesh import BATCH_AXES, MeshConfig, make_mesh
+from m3jax.core.mesh import BATCH_AXES, make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.ops.attention import attend
 
 # What a Pallas kernel for a TPU is called in the compiled program.

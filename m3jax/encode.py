@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from m3jax.core import cli, config
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, inference_mesh
+from m3jax.core.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
     from m3jax.inference.embedder import Embedder
@@ -140,6 +140,7 @@ def _check(flags: Encode) -> None:
 
 
 def _load(flags: Encode) -> "Embedder":
+    from m3jax.core.mesh import inference_mesh
     from m3jax.inference.embedder import Embedder
 
     return Embedder.load(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from m3jax.core import cli, config, show
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, inference_mesh
+from m3jax.core.mesh_config import MeshConfig
 
 PROG = "python -m m3jax.rerank"
 DESCRIPTION = (
@@ -60,6 +60,7 @@ def main() -> None:
             raise InputError("a positive number", f"{number}", where=where)
     rows = list(_rows(flags))
 
+    from m3jax.core.mesh import inference_mesh
     from m3jax.inference.encode import collect_cuts
     from m3jax.inference.reranker import Reranker
 

@@ -196,7 +196,7 @@ def to_dict(config: Any) -> Any:
     """Turn a config into JSON values; a function becomes its qualified name.
 
     Example:
-        >>> from m3jax.core.mesh import MeshConfig
+        >>> from m3jax.core.mesh_config import MeshConfig
         >>> to_dict(MeshConfig())
         {'data': -1, 'fsdp': 1, 'tensor': 1}
     """

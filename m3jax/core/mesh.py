@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,23 +9,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from m3jax.core import tree
 from m3jax.core.errors import InputError
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Params
 
 AXES = ("data", "fsdp", "tensor")
 # The rows of a batch are divided over both; `tensor` sees every row.
 BATCH_AXES = ("data", "fsdp")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """How the devices are divided; one axis may be -1, for what is left."""
-
-    data: int = -1
-    """Copies of the model, each with its part of the batch."""
-    fsdp: int = 1
-    """Devices that share one copy of the parameters and divide the batch too."""
-    tensor: int = 1
-    """Devices that divide each matrix product."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -202,7 +202,8 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
         int64 places, ascending.
 
     Example:
-        >>> from m3jax.core.mesh import MeshConfig, make_mesh
+        >>> from m3jax.core.mesh import make_mesh
+        >>> from m3jax.core.mesh_config import MeshConfig
         >>> local_rows(make_mesh(MeshConfig(), jax.devices()[:1]), 4).tolist()
         [0, 1, 2, 3]
     """

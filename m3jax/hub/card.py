@@ -1,6 +1,7 @@
 """The model card: README.md of an exported folder."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from m3jax import __version__
@@ -62,7 +63,7 @@ queries = model.encode_query(["what is a cell?"])
 passages = model.encode_passage(["A cell is the smallest unit of life."])
 print(m3jax.scores.dense(queries, passages))
 ```
-
+{outputs}
 With sentence-transformers, 5 or later:
 
 ```python
@@ -91,6 +92,16 @@ mask = inputs["attention_mask"]
 vectors = torch.nn.functional.normalize(vectors, dim=-1)
 ```
 {flag}{pooler}"""
+_OUTPUTS = """
+All that the model gives, in one pass:
+
+```python
+heads = {outputs}
+queries = model.encode_query(["what is a cell?"], outputs=heads)
+passages = model.encode_passage(["A cell is the smallest unit of life."], outputs=heads)
+{scores}
+```
+"""
 _POOLER = """
 transformers and sentence-transformers report that a pooler is missing; no embedding
 depends on it.
@@ -226,6 +237,7 @@ def render(
     card = _CARD.format(
         **_shape(config.encoder, parameters, max_length),
         heads=f"It also gives {' and '.join(heads)}.\n" if heads else "",
+        outputs=_outputs(config.outputs),
         pooling=pooling,
         query=_quoted(prompts.query),
         passage=_quoted(prompts.passage),
@@ -254,6 +266,14 @@ def render_reranker(
         others=(_CROSS_ENCODER if classifier else _CAUSAL).format(length=max_length),
     )
     return f"{card}\n{text.strip()}\n" if text.strip() else card
+
+
+def _outputs(outputs: Sequence[str]) -> str:
+    """How all heads are had, of a model that has more than one."""
+    if len(outputs) == 1:
+        return ""
+    scores = [f"print(m3jax.scores.{name}(queries, passages))" for name in outputs]
+    return _OUTPUTS.format(outputs=tuple(outputs), scores="\n".join(scores))
 
 
 _FLAG_POOLING = {"cls": "cls", "mean": "mean", "last": "last_token"}

@@ -1,4 +1,4 @@
-"""Numbers of a config.json, checked."""
+"""Fields of a config.json, checked."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -67,3 +67,28 @@ found 1
             )
         found[field] = float(number)
     return found
+
+
+def architectures(config: Mapping[str, Any], *, where: str) -> list[str]:
+    """Read the names of the classes that the weights belong to; none if not said.
+
+    Args:
+        config: content of config.json.
+        where: the file, for messages.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: they are no list of texts.
+
+    Example:
+        >>> architectures({"architectures": ["BertModel"]}, where="a")
+        ['BertModel']
+    """
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            "a list of names", repr(names), where=f"{where}: architectures"
+        )
+    return names

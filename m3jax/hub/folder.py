@@ -20,6 +20,7 @@ from m3jax.data.tokenize import Tokenizer
 from m3jax.hub import families, layout, positions, tensors, torch_file, weights
 from m3jax.hub.card import render
 from m3jax.hub.fetch import fetch
+from m3jax.hub.fields import architectures
 from m3jax.hub.layout import Layout, read_json
 from m3jax.hub.model_files import (
     HEADS,
@@ -235,7 +236,8 @@ def open_model(
     where = str(inner / "config.json")
     content = read_json(inner / "config.json")
     family = families.by_type(content, where=where)
-    if any("SequenceClass" in str(name) for name in content.get("architectures") or ()):
+    names = architectures(content, where=where)
+    if any("SequenceClass" in name for name in names):
         raise _is_reranker(where)
     if published is None:
         families.check_code(content, where=where)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from m3jax.hub import fields
 from m3jax.hub.fetch import fetch
 from m3jax.hub.layout import read_json
 from m3jax.hub.model_files import find, known
@@ -42,6 +43,7 @@ like BAAI/bge-m3, found neither
     folder = find(fetch(path, revision=revision))
     if any((folder / name).is_file() for name in ("modules.json", "m3jax.json")):
         return "embedding"
-    names = read_json(folder / "config.json").get("architectures") or ()
-    reranks = any("SequenceClass" in str(n) or "CausalLM" in str(n) for n in names)
+    path = folder / "config.json"
+    names = fields.architectures(read_json(path), where=str(path))
+    reranks = any("SequenceClass" in name or "CausalLM" in name for name in names)
     return "reranker" if reranks else "embedding"

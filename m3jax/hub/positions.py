@@ -32,8 +32,8 @@ def extend(
         InputError: fewer rows than before, or another way.
 
     Example:
-        >>> extend(np.array([[0.0], [1.0], [3.0]]), 5, first=1, how="interpolate")[:, 0]
-        array([0.        , 1.        , 1.66666667, 2.33333333, 3.        ])
+        >>> extend(np.array([[0.0], [1.0], [4.0]]), 4, first=1, how="interpolate")[:, 0]
+        array([0. , 1. , 2.5, 4. ])
     """
     if rows < len(table):
         raise InputError(

@@ -15,7 +15,7 @@ from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.data import tokenize
 from m3jax.data.tokenize import Tokenizer
-from m3jax.hub import bert, families, model_files, qwen, tensors
+from m3jax.hub import bert, families, fields, model_files, qwen, tensors
 from m3jax.hub.card import render_reranker
 from m3jax.hub.fetch import fetch
 from m3jax.hub.layout import length, read_json
@@ -89,7 +89,7 @@ like BAAI/bge-m3, found neither
     family = families.by_type(content, where=where)
     tokenizer = tokenize.load(folder)
     encoder = dataclasses.replace(family.from_config(content, where=where), dtype=dtype)
-    kinds = [str(name) for name in content.get("architectures") or ()]
+    kinds = fields.architectures(content, where=where)
     if family is bert and any(kind.endswith(_CLASSIFIER) for kind in kinds):
         _check_labels(content, where)
         config = RerankerConfig(encoder, "classifier")
@@ -191,7 +191,10 @@ def _names(config: RerankerConfig, kind: str) -> Names:
 
 
 def _check_labels(content: Mapping[str, Any], where: str) -> None:
-    labels = content.get("num_labels", len(content.get("id2label") or {"0": ""}) or 1)
+    named = content.get("id2label") or {"0": ""}
+    if not isinstance(named, dict):
+        raise InputError("number -> label", repr(named), where=f"{where}: id2label")
+    labels = content.get("num_labels", len(named))
     if labels != 1:
         raise InputError("one logit", f"{labels} labels", where=where)
 

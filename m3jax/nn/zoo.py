@@ -170,10 +170,7 @@ def find(name: str) -> Published:
     """
     known = {key.lower(): value for key, value in ZOO.items()}
     if name.lower() not in known:
-        import difflib  # only for the message
-
-        near = difflib.get_close_matches(name, list(ZOO), n=1, cutoff=0)
         raise InputError(
-            "a model of m3jax.nn.zoo.ZOO", name, do=f"Did you mean {near[0]}?"
+            "a model of m3jax.nn.zoo", name, do=f"It knows {', '.join(ZOO)}."
         )
     return known[name.lower()]

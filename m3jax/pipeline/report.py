@@ -71,7 +71,9 @@ def show(folder: Path) -> None:
         console.print(table(rows, f"{name} set", caption=sizes[name]))
     print(f"model   {folder / 'model'}")
     print(f"plots   {folder / 'plots'}")
-    print(f'search  python -m m3jax.search --model {folder} "your question"')
+    # The corpus of the test set is searched by default.
+    corpus = "" if "test" in results else "--corpus FILE "
+    print(f'search  python -m m3jax.search --model {folder} {corpus}"your question"')
 
 
 def card(results: Results, sizes: Mapping[str, str]) -> str:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from m3jax.core import config as configs
 from m3jax.core import files
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, make_mesh, shardings
+from m3jax.core.mesh import make_mesh, shardings
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Params
 from m3jax.data import batches, pipeline, tokenize, vocabulary
 from m3jax.data.pipeline import Data, DataConfig

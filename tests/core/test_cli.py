@@ -53,6 +53,21 @@ def test_input_error_survives_pickling() -> None:
     assert os.linesep not in str(error)
 
 
+def test_an_array_that_the_disk_does_not_hold(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the end of the disk."""
+    program = (
+        "import resource, numpy as np; from m3jax.core import cli; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+        "cli.run(lambda: np.save('a.npy', np.ones(9000)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: a new file: expected a disk with free space")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     program = (
         "from m3jax.core import cli; cli.run(lambda: [print(i) for i in range(10**6)])"

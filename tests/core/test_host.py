@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from m3jax.core.host import pieces
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 
 SPECS = [(), ("fsdp",), (None, "fsdp"), (None, "fsdp", "tensor"), (None, None, "data")]
 

@@ -3,7 +3,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, batch_shards, make_mesh, shardings
+from m3jax.core.mesh import batch_shards, make_mesh, shardings
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.nn.bert import SHARDING
 from m3jax.nn.embedding import EmbeddingModule, init
 from m3jax.testing import tiny_config

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.data import batches, pipeline, tokenize
 from m3jax.data.pipeline import DataConfig
 from m3jax.data.prompts import Prompts

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.prompts import Prompts
 from m3jax.data.records import Retrieval
 from m3jax.evaluation.retrieval import dense, measure

@@ -1,6 +1,7 @@
 """The files of BGE-M3's heads, whole, damaged, hostile or missing."""
 
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -144,3 +145,24 @@ def test_a_name_that_the_zoo_does_not_know() -> None:
         InputError, match=r"a model of m3jax\.nn\.zoo\.ZOO, found bge-m4"
     ):
         load(M3, like="bge-m4")
+
+
+def test_the_code_of_the_card_gives_all_heads(tmp_path, capsys) -> None:
+    model = m3jax.Embedder.load(M3)
+    model.save(tmp_path / "m3")
+    card = (tmp_path / "m3" / "README.md").read_text(encoding="utf-8")
+    first, all_heads = re.findall(
+        r"```python\n(import m3jax.*?|heads.*?)```", card, re.S
+    )
+    exec(first.replace("FOLDER", str(tmp_path / "m3")) + all_heads, {})
+    outputs = ("dense", "sparse", "multivec")
+    query = model.encode_query(["what is a cell?"], outputs=outputs)
+    passage = model.encode_passage(
+        ["A cell is the smallest unit of life."], outputs=outputs
+    )
+    scores = [getattr(m3jax.scores, name)(query, passage).item() for name in outputs]
+    said = [float(line.strip("[]")) for line in capsys.readouterr().out.splitlines()]
+    assert said == pytest.approx([scores[0], *scores], abs=1e-5)
+    model = m3jax.Embedder.load(M3.parent / "bert")
+    model.save(tmp_path / "bert")
+    assert "heads =" not in (tmp_path / "bert" / "README.md").read_text()

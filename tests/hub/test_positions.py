@@ -9,7 +9,8 @@ import pytest
 
 import m3jax
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.hub.folder import load, save
 from m3jax.hub.positions import extend
 

@@ -1,5 +1,6 @@
 """What cannot be meant is refused when a model is opened, and not guessed."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 
 import m3jax
 from m3jax.core.errors import InputError
+from m3jax.hub.folder import load, save
+from m3jax.nn.qwen import QwenConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -59,7 +62,23 @@ def test_code_of_a_folder_is_not_passed_over(tmp_path: Path) -> None:
         m3jax.Embedder.load(tmp_path / "code")
     kalm = "HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v2"
     model = m3jax.Embedder.load(tmp_path / "code", like=kalm)
-    assert model.module.config.encoder.attention == "bidirectional"
+    encoder = model.module.config.encoder
+    assert isinstance(encoder, QwenConfig) and encoder.attention == "bidirectional"
+
+
+def test_a_head_that_no_client_reads_after_a_qwen(tmp_path: Path) -> None:
+    model = load(GOLDEN / "qwen3")
+    config = dataclasses.replace(model.config, mlp_head="always")
+    with pytest.raises(InputError, match="SimCSE's head after a BERT"):
+        save(dataclasses.replace(model, config=config), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_token_types_go_to_models_that_have_two() -> None:
+    for name, two in (("reranker_bert", True), ("reranker_xlmr", False)):
+        model = m3jax.Reranker.load(GOLDEN / name)
+        _, types, _ = model._rows([("a", "b")], None, 16)
+        assert (types is not None) == two
 
 
 @pytest.mark.parametrize("texts", [None, 5, {"a": 1}])

@@ -155,6 +155,16 @@ BAD = {
         edit("config.json", model_type="llama"),
         "model_type: expected one of bert, .* qwen3, found 'llama'",
     ),
+    "architectures that are a number": (
+        XLMR,
+        edit("config.json", architectures=7),
+        r"config\.json: architectures: expected a list of names, found 7",
+    ),
+    "labels that are a number": (
+        BERT,
+        edit("config.json", id2label=1),
+        r"config\.json: id2label: expected number -> label, found 1",
+    ),
     "no config": (XLMR, remove("config.json"), r"config\.json: expected a file"),
     "no weights": (
         XLMR,

@@ -14,7 +14,8 @@ import m3jax
 from m3jax.core import mesh as meshes
 from m3jax.core import tree
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.hub import folder, reranker, weights
 from m3jax.hub.model_files import names_of
 from m3jax.hub.weights import Names, fill

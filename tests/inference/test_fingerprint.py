@@ -7,7 +7,8 @@ import numpy as np
 
 from m3jax.core import mesh as meshes
 from m3jax.core import tree
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.prompts import Prompts
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.fingerprint import fingerprint

@@ -16,7 +16,8 @@ from jax.test_util import check_grads
 
 from m3jax import losses
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import BATCH_AXES, MeshConfig, make_mesh
+from m3jax.core.mesh import BATCH_AXES, make_mesh
+from m3jax.core.mesh_config import MeshConfig
 
 B, G, E = 8, 3, 16
 OPTIONS = ("where", "query_ids", "passage_ids")

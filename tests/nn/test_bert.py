@@ -43,17 +43,22 @@ def roll(tokens: Tokens, pooling: str) -> Tokens:
     )
 
 
+def whole(module: EmbeddingModule, params: dict, tokens: Tokens) -> Any:
+    return embed(module, params, tokens)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
 def test_padding_changes_nothing(pooling) -> None:
     module, params = build(pooling=pooling)
-    plain = embed(module, params, tokens()).dense
+    embed = jax.jit(functools.partial(whole, module))
+    plain = embed(params, tokens()).dense
     wide = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 9))), tokens())
     garbage = Tokens(jnp.where(wide.mask, wide.ids, 5), wide.mask)
     for same in (wide, garbage, roll(tokens(), pooling)):
-        np.testing.assert_allclose(embed(module, params, same).dense, plain, atol=1e-6)
+        np.testing.assert_allclose(embed(params, same).dense, plain, atol=1e-6)
     np.testing.assert_allclose(jnp.linalg.norm(plain, axis=-1), 1, rtol=1e-6)
     # And every row is its own: cut out of the batch, it is the same.
-    alone = embed(module, params, jax.tree.map(lambda x: x[3:4], tokens())).dense
+    alone = embed(params, jax.tree.map(lambda x: x[3:4], tokens())).dense
     np.testing.assert_allclose(alone[0], plain[3], atol=1e-6)
     assert np.abs(plain[3] - plain[4]).max() > 1e-2
 
@@ -74,11 +79,23 @@ def one_batch(dropout: bool):
     return params, rng, loss_and_gradient(module, params, 1, rng)
 
 
+WAYS = [("none", 2), ("none", 8), ("full", 1), ("dots", 1), ("full", 4), ("dots", 2)]
+
+
 @pytest.mark.parametrize(
-    ("remat", "sub_batches"),
-    [("none", 2), ("none", 8), ("full", 1), ("dots", 1), ("full", 4), ("dots", 2)],
+    ("remat", "sub_batches", "dropout"),
+    [
+        ("none", 8, False),
+        ("none", 2, True),
+        ("full", 4, True),
+        ("dots", 2, False),
+        *(
+            pytest.param(*way, dropout, marks=pytest.mark.slow)
+            for way in WAYS
+            for dropout in (False, True)
+        ),
+    ],
 )
-@pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
 def test_sub_batches_and_remat_change_nothing(
     remat: str, sub_batches: int, dropout: bool
 ) -> None:

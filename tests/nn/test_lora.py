@@ -11,7 +11,8 @@ from flax import traverse_util
 
 from m3jax.core import tree
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import MeshConfig, batch_sharding, make_mesh, shardings
+from m3jax.core.mesh import batch_sharding, make_mesh, shardings
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Embeddings, Params, Tokens
 from m3jax.nn import embedding, lora, reranker
 from m3jax.nn.bert import BertConfig

@@ -186,5 +186,5 @@ def test_a_name_is_found_whatever_its_case_and_a_wrong_one_corrected() -> None:
     assert find("baai/BGE-m3") is ZOO["BAAI/bge-m3"]
     with pytest.raises(InputError) as error:
         find("qwen/qwen3-embedding-0.7B")
-    assert "expected a model of m3jax.nn.zoo.ZOO" in str(error.value)
-    assert "Did you mean Qwen/Qwen3-Embedding-0.6B?" in str(error.value)
+    assert "expected a model of m3jax.nn.zoo, found qwen/" in str(error.value)
+    assert all(name in str(error.value) for name in ZOO)

@@ -12,7 +12,8 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import AXES, MeshConfig, make_mesh
+from m3jax.core.mesh import AXES, make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.ops import attention, attention_kernels
 from m3jax.ops.attention import attend
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3jax.core.mesh import MeshConfig, make_mesh
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.nn.bert import SHARDING
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.testing import tiny_config

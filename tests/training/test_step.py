@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from m3jax.core import tree
-from m3jax.core.mesh import MeshConfig, batch_sharding, make_mesh
+from m3jax.core.mesh import batch_sharding, make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Batch, Tokens
 from m3jax.nn.bert import SHARDING
 from m3jax.nn.embedding import EmbeddingModule
@@ -77,10 +78,10 @@ def truth():
     ("mesh", "devices", "sub_batches"),
     [
         (MeshConfig(), 1, 4),
-        (MeshConfig(), 2, 1),
-        (MeshConfig(), 8, 1),
+        pytest.param(MeshConfig(), 2, 1, marks=pytest.mark.slow),
+        pytest.param(MeshConfig(), 8, 1, marks=pytest.mark.slow),
         (MeshConfig(), 8, 2),
-        (MeshConfig(fsdp=4), 4, 2),
+        pytest.param(MeshConfig(fsdp=4), 4, 2, marks=pytest.mark.slow),
         (MeshConfig(fsdp=2, tensor=2), 8, 1),
     ],
 )
