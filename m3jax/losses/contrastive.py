@@ -1,16 +1,29 @@
 """InfoNCE in its variants."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.errors import InputError
+from m3jax.losses import checks, partition
+from m3jax.losses.by_rows import Gradient, by_rows
+from m3jax.losses.candidates import (
+    BLOCKS,
+    WITH_PASSAGES,
+    WITH_QUERIES,
+    Columns,
+    Facts,
+)
+from m3jax.losses.partition import Part, Rows, Rule
 from m3jax.ops import scores
 
-BLOCKS = ("own", "passages")
+Transport = Literal["gather", "ring"]
 
 
 @jax.tree_util.register_dataclass
@@ -39,18 +52,35 @@ def info_nce(
     *,
     temperature: float | Float[Array, ""],
     axis_name: str | tuple[str, ...] | None = None,
-    negatives: Sequence[str] = BLOCKS,
+    negatives: Sequence[str] = ("own", "passages"),
     where: Bool[Array, "b g"] | None = None,
+    in_batch: Bool[Array, " b"] | None = None,
     query_ids: UInt32[Array, "b w"] | None = None,
     passage_ids: UInt32[Array, "b g w"] | None = None,
+    false_negative_margin: float | None = None,
+    margin_on: Sequence[str] = ("own", "passages", "queries"),
+    hard_negative_weight: float = 0.0,
+    hardness_weight: float = 0.0,
+    bidirectional: bool = False,
+    tile: int | None = None,
+    transport: Transport = "gather",
+    gradient: Gradient | None = None,
 ) -> Float[Array, " b"]:
     """InfoNCE with hard and in-batch negatives, per query.
 
     l_i = log sum_{c in C_i} exp(s_ic / tau) - s_i+ / tau, with s_ic = <q_i, p_c>, p_+
-    the first passage of the own group, and C_i the positive and the negatives:
-    block "own" is the rest of the own group, block "passages" every passage of the
-    other queries, on all devices when `axis_name` is given. A query without a
-    positive (`where[i, 0]` False) has loss 0 and no gradient.
+    the first passage of the own group, and C_i the positive and the negatives, which
+    are those of all `negatives` together, on all devices when `axis_name` is given:
+
+        own                 <q_i, p>: the rest of the own group
+        passages            <q_i, p>: every passage of the other groups
+        queries             <q_i, q_j>: the other queries (Qwen3, SimLM)
+        positive_positive   <p_i+, p_j+>: the other positives (KaLM, SimLM)
+        positive_passage    <p_i+, p>: every passage, the own hard negatives too (Qwen3)
+        positive_query      <p_i+, q_j>: the other queries (SimLM)
+
+    A query without a positive (`where[i, 0]` False) has loss 0 and no gradient, and
+    so has one of which every candidate is masked. NaN stays NaN.
 
     Inside another project's step, with `axis_name` given, two forms are right:
     under `jax.shard_map` as it is by default, `grad(pmean(loss.mean()))`; under
@@ -61,39 +91,54 @@ def info_nce(
     Args:
         query: query embeddings, normalised if cosines are wanted.
         passage: passage embeddings, the positive first.
-        temperature: tau, divides the scores; > 0.
+        temperature: tau, divides the scores; > 0; may be trained.
         axis_name: mapped axis or axes over which `b` is divided.
-        negatives: blocks of the denominator, of "own" and "passages".
+        negatives: blocks of the denominator, see above.
         where: False = there is no such passage.
+        in_batch: False = this query meets its own group only; its passages and the
+            query itself still meet the others.
         query_ids: content hash in w words; a positive of an equal query is never
-            a negative.
+            a negative, nor is the equal query itself.
         passage_ids: content hash in w words; a passage equal to the own positive
             is never a negative.
+        false_negative_margin: a negative that scores higher than the positive by more
+            than this is taken for a positive and does not count; Qwen3 has 0.1.
+        margin_on: blocks in which the margin holds. Qwen3's paper does not say what a
+            score between passages should be compared with, so they are left alone.
+        hard_negative_weight: added to the logits of the own negatives, the logarithm
+            of a weight (supervised SimCSE).
+        hardness_weight: gamma; the loss is multiplied by (1 - exp(-l_i))^gamma, without
+            a gradient of its own, so that easy queries count less (KaLM V2).
+        bidirectional: the mean of this loss and of that of the positive, which has to
+            find its query among all queries.
+        tile: queries of which the scores with all passages in sight exist at once;
+            None = all. The values stay the same, the memory is `tile` rows of scores.
+        transport: gather brings the passages of all devices to each; ring hands them
+            from device to device, so that each holds its own and those in flight.
+        gradient: with `tile`: eager makes the gradient of a mean together with the
+            value, which is fastest, and again if the queries turn out to be weighted
+            otherwise; late makes it when the weights are known. None = eager, or late
+            in a ring, which knows no other way.
 
     Returns:
         The loss of each local query, in nats.
 
     Raises:
-        InputError: temperature <= 0, an unknown block, shapes that do not fit.
+        InputError: temperature <= 0, an unknown block, shapes that do not fit, options
+            that exclude each other, `axis_name` outside of a mapped function.
 
-    Source: van den Oord et al. 2018 (arXiv:1807.03748); E5 (arXiv:2212.03533);
-    BGE-M3 (arXiv:2402.03216).
+    Source: van den Oord et al. 2018 (arXiv:1807.03748); E5 (arXiv:2212.03533); SimLM
+    (arXiv:2207.02578); SimCSE (arXiv:2104.08821); BGE-M3 (arXiv:2402.03216);
+    Qwen3-Embedding (arXiv:2506.05176); KaLM-Embedding (arXiv:2501.01028); the gradient
+    in tiles as in GradCache (arXiv:2101.06983) and Inf-CL (arXiv:2410.17243).
 
     Example:
         >>> query, passage = jnp.eye(3), jnp.eye(3)[:, None]
         >>> info_nce(query, passage, temperature=1.0).round(3).tolist()
         [0.5509999990463257, 0.5509999990463257, 0.5509999990463257]
     """
-    return contrast(
-        query,
-        passage,
-        temperature=temperature,
-        axis_name=axis_name,
-        negatives=negatives,
-        where=where,
-        query_ids=query_ids,
-        passage_ids=passage_ids,
-    ).loss
+    given = dict(locals())
+    return _contrast(watch=False, **given).loss
 
 
 def contrast(
@@ -102,18 +147,30 @@ def contrast(
     *,
     temperature: float | Float[Array, ""],
     axis_name: str | tuple[str, ...] | None = None,
-    negatives: Sequence[str] = BLOCKS,
+    negatives: Sequence[str] = ("own", "passages"),
     where: Bool[Array, "b g"] | None = None,
+    in_batch: Bool[Array, " b"] | None = None,
     query_ids: UInt32[Array, "b w"] | None = None,
     passage_ids: UInt32[Array, "b g w"] | None = None,
+    false_negative_margin: float | None = None,
+    margin_on: Sequence[str] = ("own", "passages", "queries"),
+    hard_negative_weight: float = 0.0,
+    hardness_weight: float = 0.0,
+    bidirectional: bool = False,
+    tile: int | None = None,
+    transport: Transport = "gather",
+    gradient: Gradient | None = None,
 ) -> Contrast:
     """`info_nce` together with what one wants to watch; the same arguments.
+
+    Only the loss has a gradient. With `bidirectional`, the other numbers are those of
+    the query.
 
     Returns:
         Loss, positive score, mean negative score, share masked and rank per query.
 
     Raises:
-        InputError: temperature <= 0, an unknown block, shapes that do not fit.
+        InputError: as `info_nce`.
 
     Source: as `info_nce`.
 
@@ -121,116 +178,144 @@ def contrast(
         >>> contrast(jnp.eye(2), jnp.eye(2)[:, None], temperature=1.0).rank.tolist()
         [0, 0]
     """
-    _check(query, passage, temperature, negatives, where, query_ids, passage_ids)
-    b, g, _ = passage.shape
-    exists = jnp.ones((b, g), bool) if where is None else where
-    if "passages" not in negatives:
-        return _own_group(query, passage, temperature, exists, passage_ids)
-
-    def everyones(x: Array) -> Array:
-        if axis_name is None:
-            return x
-        return jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
-
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * b
-    all_passage, all_exists = everyones(passage), everyones(exists)
-    score = scores.dense(query, all_passage.reshape(-1, query.shape[-1]))
-    score = score.reshape(b, -1, g)  # [b B g], B queries on all devices
-    place = first + jnp.arange(b)  # of each local query among all
-    own = place[:, None] == jnp.arange(score.shape[1])[None]  # [b B]
-    lead = (jnp.arange(g) == 0)[None, None]  # [1 1 g], the positive of each group
-    positive = own[:, :, None] & lead
-    allowed = jnp.broadcast_to(all_exists[None], score.shape)
-    if "own" not in negatives:
-        allowed &= ~own[:, :, None]
-    if query_ids is not None:
-        same = jnp.all(query_ids[:, None] == everyones(query_ids)[None], -1)
-        allowed &= ~(same[:, :, None] & lead)
-    if passage_ids is not None:
-        same = jnp.all(passage_ids[:, :1, None] == everyones(passage_ids)[None], -1)
-        allowed &= ~same
-    return _contrast(
-        score.reshape(b, -1),
-        temperature,
-        jnp.take_along_axis(score[:, :, 0], place[:, None], axis=1)[:, 0],
-        exists[:, 0],
-        (allowed & ~positive).reshape(b, -1),
-    )
-
-
-def _own_group(
-    query: Float[Array, "b e"],
-    passage: Float[Array, "b g e"],
-    temperature: float | Float[Array, ""],
-    exists: Bool[Array, "b g"],
-    passage_ids: UInt32[Array, "b g w"] | None,
-) -> Contrast:
-    """Without in-batch negatives: each query meets its own g passages, no others."""
-    score = jnp.einsum(
-        "be,bge->bg",
-        query,
-        passage,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-    negative = exists & (jnp.arange(exists.shape[1]) > 0)[None]
-    if passage_ids is not None:
-        negative &= ~jnp.all(passage_ids[:, :1] == passage_ids, -1)
-    return _contrast(score, temperature, score[:, 0], exists[:, 0], negative)
+    given = dict(locals())
+    return _contrast(watch=True, **given)
 
 
 def _contrast(
-    score: Float[Array, "b n"],
-    temperature: float | Float[Array, ""],
-    positive: Float[Array, " b"],
-    has_positive: Bool[Array, " b"],
-    negative: Bool[Array, "b n"],
+    query: Array,
+    passage: Array,
+    *,
+    watch: bool,
+    temperature: Any,
+    axis_name: str | tuple[str, ...] | None,
+    negatives: Sequence[str],
+    where: Array | None,
+    in_batch: Array | None,
+    query_ids: Array | None,
+    passage_ids: Array | None,
+    false_negative_margin: float | None,
+    margin_on: Sequence[str],
+    hard_negative_weight: float,
+    hardness_weight: float,
+    bidirectional: bool,
+    tile: int | None,
+    transport: Transport,
+    gradient: Gradient | None,
 ) -> Contrast:
-    """Everything from scores, with the positive apart and the negatives marked."""
-    counts = negative & has_positive[:, None]
-    # The positive's own term is exp(0) in these units: never masked, never lost.
-    margin = (score - positive[:, None]) / temperature
-    margin = jnp.where(counts, margin, -jnp.inf)
-    zero = jnp.zeros((score.shape[0], 1), score.dtype)
-    loss = jax.nn.logsumexp(jnp.concatenate([zero, margin], 1), axis=1)
-    number = counts.sum(1)
+    checks.groups(query, passage, where, in_batch, query_ids, passage_ids)
+    checks.temperature(temperature)
+    checks.names("negatives", negatives, BLOCKS)
+    checks.names("margin_on", margin_on, BLOCKS, empty=True)
+    checks.names("transport", (transport,), ("gather", "ring"))
+    checks.axis(axis_name)
+    _check_together(negatives, axis_name, transport, gradient, hard_negative_weight)
+    b, g, _ = passage.shape
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * b
+    mine = Facts(
+        group=first + jnp.arange(b, dtype=jnp.int32),
+        exists=jnp.ones((b, g), bool) if where is None else where,
+        in_batch=jnp.ones(b, bool) if in_batch is None else in_batch,
+        query_ids=query_ids,
+        passage_ids=passage_ids,
+    )
+    rule = Rule(
+        tuple(negatives),
+        false_negative_margin,
+        tuple(margin_on),
+        hard_negative_weight,
+        watch,
+    )
+    run = functools.partial(
+        _run, axis_name=axis_name, tile=tile, transport=transport, gradient=gradient
+    )
+    tau = jnp.asarray(temperature, jnp.float32)
+    loss, watched = run(rule, query, passage, mine, tau)
+    if bidirectional:
+        back = dataclasses.replace(rule, negatives=("passages",), watch=False)
+        swapped = dataclasses.replace(
+            mine,
+            exists=mine.exists[:, :1],
+            query_ids=None if passage_ids is None else passage_ids[:, 0],
+            passage_ids=None if query_ids is None else query_ids[:, None],
+        )
+        loss = (loss + run(back, passage[:, 0], query[:, None], swapped, tau)[0]) / 2
+    if hardness_weight:
+        loss *= (1 - jnp.exp(-jax.lax.stop_gradient(loss))) ** hardness_weight
+    number = watched.number
     return Contrast(
         loss=loss,
-        positive=positive,
-        negative_mean=jnp.where(counts, score, 0).sum(1) / jnp.maximum(number, 1),
-        masked_share=1 - (number + 1) / score.shape[1],
-        rank=jnp.sum(counts & (score > positive[:, None]), axis=1),
+        positive=jax.lax.stop_gradient(scores.dense_pairs(query, passage[:, 0])),
+        negative_mean=watched.total / jnp.maximum(number, 1),
+        masked_share=1 - (number + 1) / jnp.maximum(watched.candidates, 1),
+        rank=watched.higher.astype(jnp.int32),
     )
 
 
-def _check(
+def _run(
+    rule: Rule,
     query: Array,
     passage: Array,
-    temperature: float | Array,
+    mine: Facts,
+    temperature: Array,
+    *,
+    axis_name: str | tuple[str, ...] | None,
+    tile: int | None,
+    transport: Transport,
+    gradient: Gradient | None,
+) -> tuple[Array, Part]:
+    apart = "own" in rule.negatives and "passages" not in rule.negatives
+    rows = Rows(query, passage[:, 0], passage if apart else None)
+    columns = Columns(
+        passage if set(rule.negatives) & set(WITH_PASSAGES) else None,
+        query if set(rule.negatives) & set(WITH_QUERIES) else None,
+    )
+    theirs, alone = mine, rule.negatives == ("own",)
+    if transport == "ring" and not alone:
+        assert axis_name is not None
+        given = rows, mine, (columns, temperature), theirs
+        return partition.ring(rule, axis_name, tile, *given)
+    if axis_name is not None and not alone:
+        columns, theirs = jax.tree.map(
+            lambda x: jax.lax.all_gather(x, axis_name, axis=0, tiled=True),
+            (columns, theirs),
+        )
+    return by_rows(
+        functools.partial(partition.whole, rule),
+        rows,
+        mine,
+        (columns, temperature),
+        theirs,
+        tile=tile,
+        gradient=gradient or "eager",
+    )
+
+
+def _check_together(
     negatives: Sequence[str],
-    where: Array | None,
-    query_ids: Array | None,
-    passage_ids: Array | None,
+    axis_name: str | tuple[str, ...] | None,
+    transport: str,
+    gradient: str | None,
+    hard_negative_weight: float,
 ) -> None:
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise InputError("a temperature above 0", f"{temperature}", where="temperature")
-    unknown = sorted(set(negatives) - set(BLOCKS))
-    if unknown or not negatives:
+    if {"positive_positive", "positive_passage"} <= set(negatives):
         raise InputError(
-            f"one or more of {', '.join(BLOCKS)}",
-            ", ".join(unknown) or "none",
+            "positive_positive or positive_passage, which holds it",
+            "both",
             where="negatives",
         )
-    (b, e), g = query.shape, passage.shape[1]
-    _check_shape("passage", passage, (b, g, e))
-    if where is not None:
-        _check_shape("where", where, (b, g))
-    if query_ids is not None:
-        _check_shape("query_ids", query_ids, (b, query_ids.shape[-1]))
-    if passage_ids is not None:
-        _check_shape("passage_ids", passage_ids, (b, g, passage_ids.shape[-1]))
-
-
-def _check_shape(name: str, array: Array, expected: tuple[int, ...]) -> None:
-    if array.shape != expected:
-        raise InputError(f"shape {expected}", f"{array.shape}", where=name)
+    if transport == "ring" and axis_name is None:
+        raise InputError("axis_name with transport='ring'", "None", where="axis_name")
+    if transport == "ring" and gradient == "eager":
+        raise InputError(
+            "gradient='late' with transport='ring', which knows the sum of a query "
+            "only when all passages have passed by",
+            "'eager'",
+            where="gradient",
+        )
+    if hard_negative_weight and "own" not in negatives:
+        raise InputError(
+            '"own" in negatives with hard_negative_weight',
+            ", ".join(negatives),
+            where="negatives",
+        )

@@ -1,0 +1,177 @@
+"""Who is a negative of whom: the blocks of an InfoNCE denominator and their masks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from m3jax.ops import scores
+
+BLOCKS = (
+    "own",
+    "passages",
+    "queries",
+    "positive_positive",
+    "positive_passage",
+    "positive_query",
+)
+# Blocks that need the queries, and the passages, of the other groups.
+WITH_QUERIES = ("queries", "positive_query")
+WITH_PASSAGES = ("passages", "positive_positive", "positive_passage")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Facts:
+    """What is known of groups, beside their embeddings.
+
+    Attributes:
+        group: int32 `[n]`, number of the group among those of all devices.
+        exists: bool `[n g]`, False where there is no such passage.
+        in_batch: bool `[n]`, False where a query meets its own group only.
+        query_ids: uint32 `[n w]` or None.
+        passage_ids: uint32 `[n g w]` or None.
+    """
+
+    group: jax.Array
+    exists: jax.Array
+    in_batch: jax.Array
+    query_ids: jax.Array | None
+    passage_ids: jax.Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Columns:
+    """Embeddings of groups that serve as candidates.
+
+    Attributes:
+        passage: `[n g e]`, the positive first, or None where no block needs it.
+        query: `[n e]`, or None where no block needs it.
+    """
+
+    passage: jax.Array | None
+    query: jax.Array | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Scores of one block of the denominator.
+
+    Attributes:
+        score: float32 `[t c]`.
+        counts: bool `[t c]`, True for a negative.
+        own: bool `[t c]`, True for a passage of the own group.
+        name: of the block; passages of the own group are called "own".
+    """
+
+    score: jax.Array
+    counts: jax.Array
+    own: jax.Array
+    name: str
+
+
+def blocks(
+    negatives: Sequence[str],
+    query: Float[Array, "t e"],
+    positive: Float[Array, "t e"],
+    mine: Facts,
+    columns: Columns,
+    theirs: Facts,
+) -> Iterator[Block]:
+    """Score and mark the candidates of some queries among some groups.
+
+    Args:
+        negatives: names of the blocks.
+        query: queries.
+        positive: their positives.
+        mine: of the groups of the queries.
+        columns: embeddings of the candidates.
+        theirs: of the groups of the candidates.
+
+    Returns:
+        The blocks, scores before the temperature.
+    """
+    own = mine.group[:, None] == theirs.group[None]  # [t n]
+    other = mine.in_batch[:, None] & ~own & theirs.exists[:, 0][None]
+    same_query, same_passage = _same(mine, theirs)
+    lead = (jnp.arange(theirs.exists.shape[1]) == 0)[None, None]  # [1 1 g], the positive of a group
+    right = same_passage | (same_query[:, :, None] & lead)  # [t n g], no negatives
+    real = mine.exists[:, :1]
+
+    def wide(x: Array) -> Array:
+        return x.reshape(len(query), -1)
+
+    mixed = (mine.in_batch[:, None] & ~own)[:, :, None] & theirs.exists[None]
+    rest = own[:, :, None] & ~lead & theirs.exists[None]  # the own hard negatives
+    if "passages" in negatives:
+        counts = mixed | rest if "own" in negatives else mixed
+        yield Block(
+            scores.dense(query, _flat(columns)),
+            wide(counts & ~right) & real,
+            wide(jnp.broadcast_to(own[:, :, None], counts.shape)),
+            "passages",
+        )
+    if "positive_passage" in negatives:
+        score = scores.dense(positive, _flat(columns))
+        counts = wide((mixed | rest) & ~right) & real
+        yield Block(score, counts, jnp.zeros_like(counts), "positive_passage")
+    if "positive_positive" in negatives:
+        assert columns.passage is not None
+        score = scores.dense(positive, columns.passage[:, 0])
+        counts = other & ~right[:, :, 0] & real
+        yield Block(score, counts, jnp.zeros_like(counts), "positive_positive")
+    for name in WITH_QUERIES:
+        if name in negatives:
+            assert columns.query is not None
+            row = query if name == "queries" else positive
+            score = scores.dense(row, columns.query)
+            counts = other & ~same_query & real
+            yield Block(score, counts, jnp.zeros_like(counts), name)
+
+
+def own_block(
+    query: Float[Array, "t e"], group: Float[Array, "t g e"], mine: Facts
+) -> Block:
+    """Score the own group alone, which needs no product of all with all.
+
+    Args:
+        query: queries.
+        group: their passages.
+        mine: of their groups.
+
+    Returns:
+        The block "own".
+    """
+    score = jnp.einsum(
+        "te,tge->tg",
+        query,
+        group,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    counts = mine.exists & (jnp.arange(score.shape[1]) > 0)[None] & mine.exists[:, :1]
+    if mine.passage_ids is not None:
+        counts &= ~jnp.all(mine.passage_ids[:, :1] == mine.passage_ids, -1)
+    return Block(score, counts, jnp.ones_like(counts), "own")
+
+
+def _flat(columns: Columns) -> Float[Array, "p e"]:
+    assert columns.passage is not None
+    return columns.passage.reshape(-1, columns.passage.shape[-1])
+
+
+def _same(
+    mine: Facts, theirs: Facts
+) -> tuple[Bool[Array, "t n"], Bool[Array, "t n g"]]:
+    """Equal queries, and passages that equal the own positive."""
+    t, (n, g) = len(mine.group), theirs.exists.shape
+    query, passage = jnp.zeros((t, n), bool), jnp.zeros((t, n, g), bool)
+    if mine.query_ids is not None:
+        query = jnp.all(mine.query_ids[:, None] == theirs.query_ids[None], -1)
+    if mine.passage_ids is not None:
+        positive = mine.passage_ids[:, 0]
+        passage = jnp.all(positive[:, None, None] == theirs.passage_ids[None], -1)
+    return query, passage

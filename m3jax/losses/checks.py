@@ -1,0 +1,138 @@
+"""What the losses refuse, in one line each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from m3jax.core.errors import InputError
+
+
+def shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
+    """Refuse an array of another shape.
+
+    Raises:
+        InputError: it has another one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> shape("where", jnp.ones(2), (3,))
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: where: expected shape (3,), found (2,)
+    """
+    if tuple(array.shape) != expected:
+        raise InputError(f"shape {expected}", f"{tuple(array.shape)}", where=name)
+
+
+def temperature(value: Any, name: str = "temperature") -> None:
+    """Refuse a temperature that is no positive number; a traced one is let through.
+
+    Raises:
+        InputError: it is not positive.
+
+    Example:
+        >>> temperature(0.02)
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, bool) or not float(value) > 0:
+        raise InputError("a temperature above 0", f"{value}", where=name)
+
+
+def names(
+    name: str, found: Sequence[str], known: Sequence[str], *, empty: bool = False
+) -> None:
+    """Refuse names that are not known, twice the same, and none at all.
+
+    Raises:
+        InputError: one of these.
+
+    Example:
+        >>> names("negatives", ["own"], ["own", "passages"])
+    """
+    wrong = [x for x in found if x not in known]
+    twice = [x for i, x in enumerate(found) if x in found[:i]]
+    if isinstance(found, str):
+        wrong = [found]
+    if wrong or twice or not (found or empty):
+        said = ", ".join(map(str, wrong)) or ", ".join(f"{x} twice" for x in twice)
+        raise InputError(
+            f"one or more of {', '.join(known)}", said or "none", where=name
+        )
+
+
+def axis(name: str | tuple[str, ...] | None) -> None:
+    """Refuse an axis that no enclosing function maps.
+
+    Raises:
+        InputError: there is none of this name.
+
+    Example:
+        >>> axis("data")
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: axis_name: expected a mapped axis, as inside \
+jax.shard_map or jax.pmap, found data outside of one
+    """
+    if name is None:
+        return
+    try:
+        jax.lax.axis_index(name)
+    except NameError:
+        text = name if isinstance(name, str) else ", ".join(name)
+        raise InputError(
+            "a mapped axis, as inside jax.shard_map or jax.pmap",
+            f"{text} outside of one",
+            where="axis_name",
+        ) from None
+
+
+def groups(
+    query: Any,
+    passage: Any,
+    where: Any = None,
+    in_batch: Any = None,
+    query_ids: Any = None,
+    passage_ids: Any = None,
+) -> None:
+    """Refuse embeddings and facts of groups that do not fit each other.
+
+    Raises:
+        InputError: it names the argument.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> groups(jnp.ones((2, 4)), jnp.ones((2, 3, 5)))
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: passage: expected shape (2, 3, 4), found (2, 3, 5)
+    """
+    if query.ndim != 2:
+        raise InputError("[b e]", f"shape {tuple(query.shape)}", where="query")
+    if passage.ndim != 3:
+        found = f"shape {tuple(passage.shape)}"
+        raise InputError("[b g e], the positive first", found, where="passage")
+    (b, e), g = query.shape, passage.shape[1]
+    shape("passage", passage, (b, g, e))
+    facts(b, g, where, in_batch, query_ids, passage_ids)
+
+
+def facts(
+    b: int, g: int, where: Any, in_batch: Any, query_ids: Any, passage_ids: Any
+) -> None:
+    """Refuse facts of `b` groups of `g` that have another shape.
+
+    Raises:
+        InputError: it names the argument.
+
+    Example:
+        >>> facts(2, 3, None, None, None, None)
+    """
+    if g < 1:
+        raise InputError("at least the positive in a group", "none", where="passage")
+    if where is not None:
+        shape("where", where, (b, g))
+    if in_batch is not None:
+        shape("in_batch", in_batch, (b,))
+    if query_ids is not None:
+        shape("query_ids", query_ids, (b, query_ids.shape[-1]))
+    if passage_ids is not None:
+        shape("passage_ids", passage_ids, (b, g, passage_ids.shape[-1]))

@@ -1,0 +1,293 @@
+"""The sum under an InfoNCE, in parts: over tiles of queries, and over shards in a ring.
+
+A part of the sum of a query is a pair (s, m) that stands for s exp(m), with m >= 0 the
+largest logit, or 0; logits are margins (score - score of the positive) / temperature,
+so the positive itself is the term exp(0).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from m3jax.losses.by_rows import gradients
+from m3jax.losses.candidates import Columns, Facts, blocks, own_block
+from m3jax.ops import scores
+from m3jax.ops.scores.tiles import length, scan_tiles, vary_like
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts, and how much; static.
+
+    Attributes:
+        negatives: names of the blocks.
+        margin: a negative that scores higher than the positive by more is none.
+        margin_on: blocks for which that holds.
+        own_weight: added to the logits of the own negatives.
+        watch: make the numbers that `contrast` tells.
+    """
+
+    negatives: tuple[str, ...]
+    margin: float | None
+    margin_on: tuple[str, ...]
+    own_weight: float
+    watch: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """Embeddings of the queries whose loss is wanted.
+
+    Attributes:
+        query: `[b e]`.
+        positive: `[b e]`.
+        group: `[b g e]`, or None where the own negatives are among the columns.
+    """
+
+    query: jax.Array
+    positive: jax.Array
+    group: jax.Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Part:
+    """A part of the sums, and what is to be watched; all `[b]`.
+
+    Attributes:
+        most: the largest logit, or 0.
+        number: of the negatives.
+        candidates: how many there were.
+        total: sum of the scores of the negatives.
+        higher: negatives that score higher than the positive.
+    """
+
+    most: jax.Array
+    number: jax.Array
+    candidates: jax.Array
+    total: jax.Array
+    higher: jax.Array
+
+
+def part(
+    rule: Rule,
+    rows: Rows,
+    mine: Facts,
+    shared: tuple[Columns, Any],
+    theirs: Facts,
+) -> tuple[Float[Array, " b"], Part]:
+    """Sum over some columns; a `PerRow` of `by_rows`.
+
+    Args:
+        rule: what counts.
+        rows: queries.
+        mine: of their groups.
+        shared: columns, and the temperature.
+        theirs: of the columns.
+
+    Returns:
+        s, and m with what is to be watched.
+    """
+    columns, temperature = shared
+    positive = scores.dense_pairs(rows.query, rows.positive)[:, None]
+    found = list(blocks(rule.negatives, rows.query, rows.positive, mine, columns, theirs))
+    if rows.group is not None:
+        found.append(own_block(rows.query, rows.group, mine))
+    logits, counted = [], []
+    for block in found:
+        counts = block.counts
+        if rule.margin is not None:
+            above = block.score > jax.lax.stop_gradient(positive) + rule.margin
+            name = jnp.where(block.own, "own" in rule.margin_on, block.name in rule.margin_on)
+            counts &= ~(above & name)
+        logit = (block.score - positive) / temperature
+        if rule.own_weight:
+            logit += jnp.where(block.own, rule.own_weight, 0)
+        logits.append(jnp.where(counts, logit, -jnp.inf))
+        counted.append(counts)
+    most = functools.reduce(jnp.maximum, [x.max(1) for x in logits])
+    most = jax.lax.stop_gradient(jnp.maximum(most, 0))
+    total = sum(jnp.exp(x - most[:, None]).sum(1) for x in logits)
+    assert isinstance(total, jax.Array)
+    zero = jnp.zeros_like(most)
+    if not rule.watch:
+        return total, Part(most, zero, zero, zero, zero)
+    pairs = [(jax.lax.stop_gradient(b.score), c) for b, c in zip(found, counted, strict=True)]
+    lowest = jax.lax.stop_gradient(positive)
+    return total, Part(
+        most,
+        number=zero + sum(c.sum(1) for _, c in pairs),
+        candidates=zero + sum(c.shape[1] for _, c in pairs),
+        total=zero + sum(jnp.where(c, s, 0).sum(1) for s, c in pairs),
+        higher=zero + sum((c & (s > lowest)).sum(1) for s, c in pairs),
+    )
+
+
+def finish(
+    total: Float[Array, " b"], most: Float[Array, " b"]
+) -> Float[Array, " b"]:
+    """The loss of a sum: log(exp(0) + s exp(m)), exact also where it is tiny.
+
+    Example:
+        >>> finish(jnp.array([1e-9]), jnp.zeros(1)).tolist()
+        [9.999999717180685e-10]
+    """
+    return most + jnp.log1p(jnp.expm1(-most) + total)
+
+
+def whole(
+    rule: Rule, rows: Rows, mine: Facts, shared: tuple[Columns, Any], theirs: Facts
+) -> tuple[Float[Array, " b"], Part]:
+    """The loss, with all columns in sight; a `PerRow` of `by_rows`."""
+    total, rest = part(rule, rows, mine, shared, theirs)
+    return finish(total, rest.most), rest
+
+
+def ring(
+    rule: Rule,
+    axis_name: str | tuple[str, ...],
+    tile: int | None,
+    rows: Rows,
+    mine: Facts,
+    shared: tuple[Columns, Any],
+    theirs: Facts,
+) -> tuple[Float[Array, " b"], Part]:
+    """The loss, with the columns of every device passing by; else as `whole`.
+
+    A device holds its own columns and those in flight. Backward, the columns pass by
+    once more and their gradients with them.
+
+    Args:
+        rule: what counts.
+        axis_name: mapped axes that form the ring.
+        tile: queries at once; None = all.
+        rows: queries of this device.
+        mine: of their groups.
+        shared: columns of this device, and the temperature.
+        theirs: of the columns of this device.
+
+    Returns:
+        The loss of each query of this device, and what is to be watched.
+    """
+    tile = length(rows) if tile is None else min(tile, length(rows))
+    given = vary_like((rows, mine, shared, theirs))
+    return _ring(rule, axis_name, tile, *given)
+
+
+def _turn(axis_name: str | tuple[str, ...], tree: Any) -> Any:
+    """Every device hands what it holds to the next one."""
+    size = jax.lax.axis_size(axis_name)
+    order = [(i, (i + 1) % size) for i in range(size)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, order), tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _ring(
+    rule: Rule,
+    axis_name: str | tuple[str, ...],
+    tile: int,
+    rows: Rows,
+    mine: Facts,
+    shared: tuple[Columns, Any],
+    theirs: Facts,
+) -> tuple[Array, Part]:
+    columns, temperature = shared
+
+    def here(columns: Columns, theirs: Facts) -> tuple[Array, Part]:
+        def step(carry: None, rows: Any) -> tuple[None, Any]:
+            return carry, part(rule, *rows, (columns, temperature), theirs)
+
+        return scan_tiles(step, None, (rows, mine), tile)[1]
+
+    def join(one: tuple[Array, Part], two: tuple[Array, Part]) -> tuple[Array, Part]:
+        both = jax.tree.map(jnp.add, one[1], two[1])
+        most = jnp.maximum(one[1].most, two[1].most)
+        total = sum(s * jnp.exp(x.most - most) for s, x in (one, two))
+        assert isinstance(total, jax.Array)
+        return total, Part(most, both.number, both.candidates, both.total, both.higher)
+
+    def turn(carry: Any, _: None) -> tuple[Any, None]:
+        passing, found = carry
+        passing = _turn(axis_name, passing)
+        return (passing, join(found, here(*passing))), None
+
+    # The own group, if apart, is counted with the own columns only.
+    first = here(columns, theirs)
+    rows = Rows(rows.query, rows.positive, None)
+    turns = jax.lax.axis_size(axis_name) - 1
+    (_, (total, rest)), _ = jax.lax.scan(
+        turn, ((columns, theirs), first), length=turns
+    )
+    return finish(total, rest.most), rest
+
+
+def _ring_forward(
+    rule: Rule,
+    axis_name: str | tuple[str, ...],
+    tile: int,
+    rows: Rows,
+    mine: Facts,
+    shared: tuple[Columns, Any],
+    theirs: Facts,
+) -> tuple[tuple[Array, Part], Any]:
+    found = _ring(rule, axis_name, tile, rows, mine, shared, theirs)
+    return found, (rows, mine, shared, theirs, found[0])
+
+
+def _ring_backward(
+    rule: Rule,
+    axis_name: str | tuple[str, ...],
+    tile: int,
+    kept: Any,
+    cotangents: tuple[Array, Any],
+) -> tuple[Any, None, Any, None]:
+    rows, mine, (columns, temperature), theirs, loss = kept
+
+    def weigh(found: tuple[Array, Part], known: tuple[Array, Array]) -> Array:
+        cotangent, loss = known
+        return cotangent * jnp.exp(found[1].most - loss)
+
+    def here(columns: Columns, theirs: Facts) -> tuple[Any, Any]:
+        given = rows, mine, (columns, temperature), theirs
+        known = cotangents[0], loss
+        return gradients(functools.partial(part, rule), tile, *given, weigh, known)[1]
+
+    def turn(carry: Any, _: None) -> tuple[Any, None]:
+        passing, slopes, total, by_temperature = carry
+        # What the last device found travels while this one computes.
+        passing, slopes = _turn(axis_name, passing), _turn(axis_name, slopes)
+        by_rows, (by_columns, more) = here(*passing)
+        return (
+            passing,
+            jax.tree.map(jnp.add, slopes, by_columns),
+            jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, by_rows),
+            by_temperature + more,
+        ), None
+
+    by_rows, (by_columns, by_temperature) = here(columns, theirs)
+    by_rows = jax.tree.map(lambda x: x.astype(jnp.float32), by_rows)
+    own, rows = rows, Rows(rows.query, rows.positive, None)
+    group, by_rows = by_rows.group, Rows(by_rows.query, by_rows.positive, None)
+    carry = (columns, theirs), by_columns, by_rows, by_temperature
+    turns = jax.lax.axis_size(axis_name) - 1
+    (_, slopes, by_rows, by_temperature), _ = jax.lax.scan(turn, carry, length=turns)
+    slopes = _turn(axis_name, slopes)  # home
+    by_rows = Rows(by_rows.query, by_rows.positive, group)
+
+    def like(x: Array, given: Array) -> Array:
+        return x.astype(given.dtype)
+
+    return (
+        jax.tree.map(like, by_rows, own),
+        None,
+        jax.tree.map(like, (slopes, by_temperature), (columns, temperature)),
+        None,
+    )
+
+
+_ring.defvjp(_ring_forward, _ring_backward)

@@ -1,0 +1,69 @@
+"""Inner products of dense embeddings."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles
+
+
+def dense(
+    query: Float[Array, "q e"],
+    passage: Float[Array, "p e"],
+    *,
+    tile: int | None = None,
+) -> Float[Array, "q p"]:
+    """Inner products of all pairs: s_qp = <q, p>; cosines when both have length 1.
+
+    float32 operands are multiplied in full precision: the default on TPU and GPU
+    rounds them to fewer bits, and at temperature 0.01 an error of 2e-3 in a cosine
+    moves a logit by 0.2. Other operands keep their precision; sums are float32.
+
+    Args:
+        query: query embeddings.
+        passage: passage embeddings.
+        tile: queries multiplied at once; None = all.
+
+    Returns:
+        float32 scores.
+
+    Raises:
+        InputError: `tile` is not positive.
+
+    Example:
+        >>> dense(jnp.eye(2), jnp.ones((1, 2))).tolist()
+        [[1.0], [1.0]]
+    """
+    check_tile(tile)
+    if tile is not None and tile < len(query):
+        return scan_tiles(lambda _, q: (None, dense(q, passage)), None, query, tile)[1]
+    return jnp.einsum(
+        "qe,pe->qp",
+        query,
+        passage,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def dense_pairs(
+    query: Float[Array, "n e"], passage: Float[Array, "n e"], *, tile: int | None = None
+) -> Float[Array, " n"]:
+    """Inner products one to one: s_i = <q_i, p_i>; else as `dense`.
+
+    Args:
+        query: query embeddings.
+        passage: passage embeddings, one for each query.
+        tile: pairs at once; None = all.
+
+    Returns:
+        float32 scores.
+
+    Raises:
+        InputError: `tile` is not positive.
+
+    Example:
+        >>> dense_pairs(jnp.eye(2), jnp.ones((2, 2))).tolist()
+        [1.0, 1.0]
+    """
+    return one_to_one(dense, query, passage, tile)
