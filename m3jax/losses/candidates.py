@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from m3jax.core.types import Leaf
 from m3jax.ops import scores
 
 BLOCKS = (
@@ -35,11 +36,11 @@ class Facts:
         passage_ids: uint32 `[n g w]` or None.
     """
 
-    group: jax.Array
-    exists: jax.Array
-    in_batch: jax.Array
-    query_ids: jax.Array | None
-    passage_ids: jax.Array | None
+    group: Leaf
+    exists: Leaf
+    in_batch: Leaf
+    query_ids: Leaf
+    passage_ids: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -52,8 +53,8 @@ class Columns:
         query: `[n e]`, or None where no block needs it.
     """
 
-    passage: jax.Array | None
-    query: jax.Array | None
+    passage: Leaf
+    query: Leaf
 
 
 @dataclass(frozen=True)
@@ -97,31 +98,29 @@ def blocks(
     own = mine.group[:, None] == theirs.group[None]  # [t n]
     other = mine.in_batch[:, None] & ~own & theirs.exists[:, 0][None]
     same_query, same_passage = _same(mine, theirs)
-    lead = (jnp.arange(theirs.exists.shape[1]) == 0)[None, None]  # [1 1 g], the positive of a group
-    right = same_passage | (same_query[:, :, None] & lead)  # [t n g], no negatives
+    right = same_passage[:, :, 0] | same_query  # positives that are no negatives
     real = mine.exists[:, :1]
 
     def wide(x: Array) -> Array:
         return x.reshape(len(query), -1)
 
-    mixed = (mine.in_batch[:, None] & ~own)[:, :, None] & theirs.exists[None]
-    rest = own[:, :, None] & ~lead & theirs.exists[None]  # the own hard negatives
+    mixed, rest = among_passages(mine, theirs)
     if "passages" in negatives:
         counts = mixed | rest if "own" in negatives else mixed
         yield Block(
             scores.dense(query, _flat(columns)),
-            wide(counts & ~right) & real,
+            wide(counts),
             wide(jnp.broadcast_to(own[:, :, None], counts.shape)),
             "passages",
         )
     if "positive_passage" in negatives:
         score = scores.dense(positive, _flat(columns))
-        counts = wide((mixed | rest) & ~right) & real
+        counts = wide(mixed | rest)
         yield Block(score, counts, jnp.zeros_like(counts), "positive_passage")
     if "positive_positive" in negatives:
         assert columns.passage is not None
         score = scores.dense(positive, columns.passage[:, 0])
-        counts = other & ~right[:, :, 0] & real
+        counts = other & ~right & real
         yield Block(score, counts, jnp.zeros_like(counts), "positive_positive")
     for name in WITH_QUERIES:
         if name in negatives:
@@ -130,6 +129,26 @@ def blocks(
             score = scores.dense(row, columns.query)
             counts = other & ~same_query & real
             yield Block(score, counts, jnp.zeros_like(counts), name)
+
+
+def among_passages(
+    mine: Facts, theirs: Facts
+) -> tuple[Bool[Array, "t n g"], Bool[Array, "t n g"]]:
+    """Passages that are negatives of a query, of the other groups and of its own.
+
+    Args:
+        mine: of the groups of the queries.
+        theirs: of the groups of the passages.
+
+    Returns:
+        Two masks.
+    """
+    own = (mine.group[:, None] == theirs.group[None])[:, :, None]  # [t n 1]
+    lead = (jnp.arange(theirs.exists.shape[1]) == 0)[None, None]  # [1 1 g], positives
+    same_query, same_passage = _same(mine, theirs)
+    wrong = ~(same_passage | (same_query[:, :, None] & lead))
+    counts = theirs.exists[None] & wrong & mine.exists[:, :1, None]
+    return counts & mine.in_batch[:, None, None] & ~own, counts & own & ~lead
 
 
 def own_block(

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.errors import InputError
+from m3jax.core.types import Leaf
 from m3jax.losses import checks, partition
-from m3jax.losses.by_rows import Gradient, by_rows
+from m3jax.losses.by_rows import Gradient, by_rows, check_gradient
 from m3jax.losses.candidates import (
     BLOCKS,
     WITH_PASSAGES,
@@ -22,6 +23,7 @@ from m3jax.losses.candidates import (
 )
 from m3jax.losses.partition import Part, Rows, Rule
 from m3jax.ops import scores
+from m3jax.ops.scores.tiles import check_tile
 
 Transport = Literal["gather", "ring"]
 
@@ -39,11 +41,11 @@ class Contrast:
         rank: int32 `[b]`, negatives that score higher than the positive.
     """
 
-    loss: jax.Array
-    positive: jax.Array
-    negative_mean: jax.Array
-    masked_share: jax.Array
-    rank: jax.Array
+    loss: Leaf
+    positive: Leaf
+    negative_mean: Leaf
+    masked_share: Leaf
+    rank: Leaf
 
 
 def info_nce(
@@ -189,19 +191,19 @@ def _contrast(
     watch: bool,
     temperature: Any,
     axis_name: str | tuple[str, ...] | None,
-    negatives: Sequence[str],
+    negatives: Any,
     where: Array | None,
     in_batch: Array | None,
     query_ids: Array | None,
     passage_ids: Array | None,
     false_negative_margin: float | None,
-    margin_on: Sequence[str],
+    margin_on: Any,
     hard_negative_weight: float,
     hardness_weight: float,
     bidirectional: bool,
-    tile: int | None,
-    transport: Transport,
-    gradient: Gradient | None,
+    tile: Any,
+    transport: Any,
+    gradient: Any,
 ) -> Contrast:
     checks.groups(query, passage, where, in_batch, query_ids, passage_ids)
     checks.temperature(temperature)
@@ -209,6 +211,8 @@ def _contrast(
     checks.names("margin_on", margin_on, BLOCKS, empty=True)
     checks.names("transport", (transport,), ("gather", "ring"))
     checks.axis(axis_name)
+    check_tile(tile)
+    check_gradient(gradient or "eager")
     _check_together(negatives, axis_name, transport, gradient, hard_negative_weight)
     b, g, _ = passage.shape
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * b
@@ -260,9 +264,9 @@ def _run(
     temperature: Array,
     *,
     axis_name: str | tuple[str, ...] | None,
-    tile: int | None,
-    transport: Transport,
-    gradient: Gradient | None,
+    tile: Any,
+    transport: Any,
+    gradient: Any,
 ) -> tuple[Array, Part]:
     apart = "own" in rule.negatives and "passages" not in rule.negatives
     rows = Rows(query, passage[:, 0], passage if apart else None)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from m3jax.core.types import Leaf
 from m3jax.losses.by_rows import gradients
 from m3jax.losses.candidates import Columns, Facts, blocks, own_block
 from m3jax.ops import scores
@@ -49,9 +50,9 @@ class Rows:
         group: `[b g e]`, or None where the own negatives are among the columns.
     """
 
-    query: jax.Array
-    positive: jax.Array
-    group: jax.Array | None
+    query: Leaf
+    positive: Leaf
+    group: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -67,11 +68,11 @@ class Part:
         higher: negatives that score higher than the positive.
     """
 
-    most: jax.Array
-    number: jax.Array
-    candidates: jax.Array
-    total: jax.Array
-    higher: jax.Array
+    most: Leaf
+    number: Leaf
+    candidates: Leaf
+    total: Leaf
+    higher: Leaf
 
 
 def part(
@@ -95,7 +96,9 @@ def part(
     """
     columns, temperature = shared
     positive = scores.dense_pairs(rows.query, rows.positive)[:, None]
-    found = list(blocks(rule.negatives, rows.query, rows.positive, mine, columns, theirs))
+    found = list(
+        blocks(rule.negatives, rows.query, rows.positive, mine, columns, theirs)
+    )
     if rows.group is not None:
         found.append(own_block(rows.query, rows.group, mine))
     logits, counted = [], []
@@ -103,7 +106,9 @@ def part(
         counts = block.counts
         if rule.margin is not None:
             above = block.score > jax.lax.stop_gradient(positive) + rule.margin
-            name = jnp.where(block.own, "own" in rule.margin_on, block.name in rule.margin_on)
+            name = jnp.where(
+                block.own, "own" in rule.margin_on, block.name in rule.margin_on
+            )
             counts &= ~(above & name)
         logit = (block.score - positive) / temperature
         if rule.own_weight:
@@ -117,7 +122,9 @@ def part(
     zero = jnp.zeros_like(most)
     if not rule.watch:
         return total, Part(most, zero, zero, zero, zero)
-    pairs = [(jax.lax.stop_gradient(b.score), c) for b, c in zip(found, counted, strict=True)]
+    pairs = [
+        (jax.lax.stop_gradient(b.score), c) for b, c in zip(found, counted, strict=True)
+    ]
     lowest = jax.lax.stop_gradient(positive)
     return total, Part(
         most,
@@ -128,9 +135,7 @@ def part(
     )
 
 
-def finish(
-    total: Float[Array, " b"], most: Float[Array, " b"]
-) -> Float[Array, " b"]:
+def finish(total: Float[Array, " b"], most: Float[Array, " b"]) -> Float[Array, " b"]:
     """The loss of a sum: log(exp(0) + s exp(m)), exact also where it is tiny.
 
     Example:
@@ -220,9 +225,7 @@ def _ring(
     first = here(columns, theirs)
     rows = Rows(rows.query, rows.positive, None)
     turns = jax.lax.axis_size(axis_name) - 1
-    (_, (total, rest)), _ = jax.lax.scan(
-        turn, ((columns, theirs), first), length=turns
-    )
+    (_, (total, rest)), _ = jax.lax.scan(turn, ((columns, theirs), first), length=turns)
     return finish(total, rest.most), rest
 
 

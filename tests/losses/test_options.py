@@ -1,0 +1,407 @@
+"""Every option of InfoNCE, alone and together, against its definition in float64."""
+
+import functools
+import inspect
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from m3jax import losses
+from m3jax.core.errors import InputError
+from m3jax.losses.candidates import BLOCKS
+
+B, G, E = 8, 3, 6
+SIMLM = ("own", "passages", "queries", "positive_positive", "positive_query")
+SWIFT = ("own", "passages", "queries", "positive_passage")
+ARRAYS = ("where", "in_batch", "query_ids", "passage_ids")
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@functools.cache
+def inputs() -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    where = rng.random((B, G)) > 0.2
+    where[:, 0] = True
+    where[2] = False  # no positive, and a query that is not there
+    query_ids = np.stack([np.arange(B), np.full(B, 7)], -1).astype(np.uint32)
+    query_ids[5] = query_ids[1]
+    passage_ids = np.arange(B * G * 2, dtype=np.uint32).reshape(B, G, 2)
+    passage_ids[0, 1] = passage_ids[6, 0]  # a hard negative that is 6's positive
+    passage_ids[3, 2] = passage_ids[3, 0]  # a hard negative that is its own positive
+    passage_ids[4, 0] = passage_ids[7, 0]  # the same positive
+    arrays = {
+        "query": unit(rng.normal(size=(B, E))),
+        "passage": unit(rng.normal(size=(B, G, E))),
+        "where": where,
+        "in_batch": np.arange(B) != 6,
+        "query_ids": query_ids,
+        "passage_ids": passage_ids,
+    }
+    return {name: jnp.asarray(x) for name, x in arrays.items()}
+
+
+def numbers(inputs: dict[str, Any]) -> dict[str, Any]:
+    """As numpy has them, numbers in float64 and ids as bytes."""
+    found = {name: np.asarray(x) for name, x in inputs.items()}
+    for name in ("query", "passage"):
+        found[name] = found[name].astype(np.float64)
+    return found
+
+
+def definition(
+    query: Any,
+    passage: Any,
+    *,
+    temperature: float,
+    negatives: tuple[str, ...] = ("own", "passages"),
+    where: Any = None,
+    in_batch: Any = None,
+    query_ids: Any = None,
+    passage_ids: Any = None,
+    false_negative_margin: float | None = None,
+    margin_on: tuple[str, ...] = ("own", "passages", "queries"),
+    hard_negative_weight: float = 0.0,
+    hardness_weight: float = 0.0,
+    bidirectional: bool = False,
+) -> np.ndarray:
+    """One candidate after the other."""
+    b, g, _ = passage.shape
+    where = np.ones((b, g), bool) if where is None else where
+    in_batch = np.ones(b, bool) if in_batch is None else in_batch
+    queries = list(range(b)) if query_ids is None else [x.tobytes() for x in query_ids]
+    if passage_ids is None:
+        texts: list[list[Any]] = [[(i, c) for c in range(g)] for i in range(b)]
+    else:
+        texts = [[x.tobytes() for x in row] for row in passage_ids]
+
+    def one(i: int) -> float:
+        if not where[i, 0]:
+            return 0.0
+        positive = query[i] @ passage[i, 0]
+        terms = [positive / temperature]
+
+        def add(score: float, block: str, own: bool = False) -> None:
+            name = "own" if own else block
+            limit = false_negative_margin
+            if limit is not None and name in margin_on and score > positive + limit:
+                return
+            terms.append(score / temperature + (hard_negative_weight if own else 0))
+
+        for j, c in itertools.product(range(b), range(g)):
+            if not where[j, c] or (j != i and not in_batch[i]):
+                continue
+            if texts[j][c] == texts[i][0] or (c == 0 and queries[j] == queries[i]):
+                continue
+            if j == i and "own" in negatives:
+                add(query[i] @ passage[j, c], "own", own=True)
+            if j != i and "passages" in negatives:
+                add(query[i] @ passage[j, c], "passages")
+            if "positive_passage" in negatives:
+                add(passage[i, 0] @ passage[j, c], "positive_passage")
+            if j != i and c == 0 and "positive_positive" in negatives:
+                add(passage[i, 0] @ passage[j, 0], "positive_positive")
+        for j in range(b):
+            if j == i or not where[j, 0] or not in_batch[i]:
+                continue
+            if queries[j] == queries[i]:
+                continue
+            if "queries" in negatives:
+                add(query[i] @ query[j], "queries")
+            if "positive_query" in negatives:
+                add(passage[i, 0] @ query[j], "positive_query")
+        high = max(terms)
+        return high + np.log(np.exp(np.array(terms) - high).sum()) - terms[0]
+
+    loss = np.array([one(i) for i in range(b)])
+    if bidirectional:
+        loss += definition(
+            passage[:, 0],
+            query[:, None],
+            temperature=temperature,
+            negatives=("passages",),
+            where=where[:, :1],
+            in_batch=in_batch,
+            query_ids=None if passage_ids is None else passage_ids[:, 0],
+            passage_ids=None if query_ids is None else query_ids[:, None],
+            false_negative_margin=false_negative_margin,
+            margin_on=margin_on,
+        )
+        loss /= 2
+    return loss * (1 - np.exp(-loss)) ** hardness_weight
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "queries": {"negatives": ("own", "passages", "queries")},
+    "queries without passages": {"negatives": ("own", "queries")},
+    "positives": {"negatives": ("passages", "positive_positive")},
+    "positive passages": {"negatives": SWIFT},
+    "positive queries alone": {"negatives": ("positive_query",)},
+    "all of SimLM": {"negatives": SIMLM},
+    "margin": {"false_negative_margin": 0.1},
+    "no margin": {"false_negative_margin": 0.0, "negatives": SWIFT},
+    "margin on passages": {"false_negative_margin": 0.1, "margin_on": ("passages",)},
+    "margin on own": {"false_negative_margin": -0.2, "margin_on": ("own",)},
+    "margin on all": {
+        "false_negative_margin": 0.05,
+        "margin_on": BLOCKS,
+        "negatives": SIMLM,
+    },
+    "margin, own alone": {"false_negative_margin": 0.1, "negatives": ("own",)},
+    "weight of hard negatives": {"hard_negative_weight": 0.7},
+    "less weight, own alone": {"hard_negative_weight": -1.5, "negatives": ("own",)},
+    "focal": {"hardness_weight": 1.0},
+    "half focal": {"hardness_weight": 0.5, "negatives": SWIFT},
+    "both directions": {"bidirectional": True},
+    "both, margin": {"bidirectional": True, "false_negative_margin": 0.1},
+    "everything": {
+        "negatives": SIMLM,
+        "false_negative_margin": 0.1,
+        "margin_on": ("own", "queries"),
+        "hard_negative_weight": 0.3,
+        "hardness_weight": 0.5,
+        "bidirectional": True,
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_the_definition(case: str) -> None:
+    options = CASES[case]
+    given = inputs()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def found(names: tuple[str, ...], arrays: dict[str, Any], temperature: Any) -> Any:
+        chosen = {name: arrays[name] for name in ("query", "passage", *names)}
+        return losses.info_nce(**chosen, temperature=temperature, **options)
+
+    for names, temperature in (((), 0.05), (ARRAYS, 0.05), (ARRAYS, 1.0)):
+        chosen = {name: given[name] for name in ("query", "passage", *names)}
+        expected = definition(**numbers(chosen), temperature=temperature, **options)
+        loss = found(names, given, jnp.float32(temperature))
+        np.testing.assert_allclose(loss, expected, rtol=2e-5, atol=2e-5)
+        assert (expected > 0.01).sum() > 2
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_every_array_matters(name: str) -> None:
+    """Left out, the loss is another one, so the definition has tested it."""
+    given = numbers(inputs())
+    options: dict[str, Any] = {"temperature": 0.5, "negatives": SIMLM}
+    without = {key: x for key, x in given.items() if key != name}
+    change = definition(**given, **options) - definition(**without, **options)
+    assert np.abs(change).max() > 1e-3
+
+
+# Tiles, ways and devices: one device and no tiles are the truth.
+
+MOST = CASES["everything"]
+WEIGHTS = jnp.linspace(0.1, 2, B)
+
+
+def total(arrays: Any, temperature: Any, weights: Any, **options: Any) -> Any:
+    given = {"query": arrays[0], "passage": arrays[1], **inputs()}
+    given |= {"query": arrays[0], "passage": arrays[1]}
+    loss = losses.info_nce(**given, temperature=temperature, **options)
+    return (loss * weights).sum(), loss
+
+
+def both(**options: Any) -> list[Any]:
+    """Values and gradients for a mean, and for any weights."""
+    run = jax.jit(
+        jax.value_and_grad(
+            functools.partial(total, **options), argnums=(0, 1), has_aux=True
+        )
+    )
+    arrays = inputs()["query"], inputs()["passage"]
+    even = jnp.full(B, 1 / B)
+    return [run(arrays, jnp.float32(0.1), weights) for weights in (even, WEIGHTS)]
+
+
+@functools.cache
+def truth(kind: str) -> list[Any]:
+    return both(**KINDS[kind])
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "own and queries": {"negatives": ("own", "queries")},
+    "everything": MOST,
+}
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    def close(x: Any, y: Any) -> None:
+        limit = tolerance * float(np.abs(y).max())
+        np.testing.assert_allclose(x, y, rtol=0, atol=limit)
+
+    jax.tree.map(close, found, expected)
+
+
+@pytest.mark.parametrize("gradient", ["eager", "late"])
+@pytest.mark.parametrize(
+    ("kind", "tile"),
+    [
+        ("plain", 1),
+        ("plain", 5),
+        ("plain", 8),
+        ("own and queries", 3),
+        ("everything", 3),
+    ],
+)
+def test_tiles_change_nothing(kind: str, tile: int, gradient: str) -> None:
+    found = both(**KINDS[kind], tile=tile, gradient=gradient)
+    assert_same(found, truth(kind))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "devices", "axes", "options"),
+    [
+        ("plain", 2, ("data",), {"transport": "ring"}),
+        ("plain", 8, ("data",), {"transport": "ring", "tile": 1}),
+        ("plain", 8, ("data", "fsdp"), {"transport": "ring"}),
+        ("plain", 8, ("data", "fsdp"), {"tile": 1}),
+        ("everything", 4, ("data",), {"transport": "ring", "tile": 1}),
+        ("everything", 4, ("data",), {"tile": 1, "gradient": "late"}),
+        ("own and queries", 4, ("data",), {"transport": "ring"}),
+        ("own and queries", 4, ("data",), {}),
+    ],
+)
+def test_devices_change_nothing(
+    kind: str, devices: int, axes: tuple[str, ...], options: Any, check_vma: bool
+) -> None:
+    shape = (devices,) if len(axes) == 1 else (2, devices // 2)
+    types = (AxisType.Auto,) * len(axes)
+    mesh = jax.make_mesh(shape, axes, types, devices=jax.devices()[:devices])
+    rest = {name: inputs()[name] for name in ARRAYS}
+    name: Any = axes[0] if len(axes) == 1 else axes
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(axes), P(axes), P(), P(axes)),
+        out_specs=P(axes),
+        check_vma=check_vma,
+    )
+    def local(query: Any, passage: Any, temperature: Any, rest: Any) -> Any:
+        return losses.info_nce(
+            query,
+            passage,
+            temperature=temperature,
+            axis_name=name,
+            **rest,
+            **KINDS[kind],
+            **options,
+        )
+
+    def loss(arrays: Any, temperature: Any, weights: Any) -> Any:
+        found = local(*arrays, temperature, rest)
+        return (found * weights).sum(), found
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    arrays = inputs()["query"], inputs()["passage"]
+    even = jnp.full(B, 1 / B)
+    found = [run(arrays, jnp.float32(0.1), weights) for weights in (even, WEIGHTS)]
+    assert_same(found, truth(kind))
+
+
+def test_a_ring_gathers_nothing() -> None:
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def text(**options: Any) -> str:
+        def local(query: Any, passage: Any) -> Any:
+            return losses.info_nce(
+                query, passage, temperature=0.1, axis_name="data", **options
+            )
+
+        mapped = jax.shard_map(
+            local, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+        )
+        slopes = jax.grad(lambda q, p: mapped(q, p).mean(), (0, 1))
+        arrays = inputs()["query"], inputs()["passage"]
+        return jax.jit(slopes).lower(*arrays).compile().as_text()
+
+    ring, gathered = text(transport="ring"), text()
+    assert "all-gather" in gathered and "collective-permute" not in gathered
+    assert "all-gather" not in ring and "collective-permute" in ring
+
+
+def test_what_is_watched_is_the_same_in_tiles() -> None:
+    given = {**inputs(), "temperature": 0.1, **MOST}
+    expected = losses.contrast(**given)
+    found = losses.contrast(**given, tile=3)
+    assert_same(found, expected, 1e-6)
+    assert len(set(np.asarray(expected.rank).tolist())) > 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tile": 0}, "tile: expected a positive integer or None, found 0"),
+        ({"tile": -3}, "tile: expected a positive integer or None, found -3"),
+        ({"transport": "post"}, "transport: expected one or more of gather, ring"),
+        ({"transport": "ring"}, "axis_name: expected axis_name with transport='ring'"),
+        ({"gradient": "soon"}, "gradient: expected eager or late, found 'soon'"),
+        ({"axis_name": "rows"}, "axis_name: expected a mapped axis"),
+        ({"axis_name": ("rows", "more")}, "found rows, more outside of one"),
+        ({"negatives": ("own", "own")}, "negatives: expected one or more of"),
+        ({"negatives": "own"}, "negatives: expected one or more of"),
+        ({"margin_on": ("self",)}, "margin_on: expected one or more of"),
+        ({"in_batch": jnp.ones(3, bool)}, "in_batch: expected shape (8,), found (3,)"),
+        (
+            {"negatives": ("positive_positive", "positive_passage")},
+            "positive_positive or positive_passage, which holds it, found both",
+        ),
+        (
+            {"negatives": ("passages",), "hard_negative_weight": 1.0},
+            '"own" in negatives with hard_negative_weight',
+        ),
+        ({"temperature": jnp.float32(-1)}, "temperature: expected a temperature above"),
+        ({"passage": jnp.ones((8, 3, 7))}, "passage: expected shape (8, 3, 6)"),
+        (
+            {"passage": jnp.ones((8, 6))},
+            "passage: expected [b g e], the positive first",
+        ),
+        ({"query": jnp.ones(8)}, "query: expected [b e], found shape (8,)"),
+        ({"passage": jnp.ones((8, 0, 6))}, "at least the positive in a group"),
+    ],
+)
+def test_arguments_that_do_not_fit(change: dict[str, Any], said: str) -> None:
+    # Without the suite's own shape checks, which users do not have.
+    info_nce = inspect.unwrap(losses.info_nce)
+    arguments: dict[str, Any] = {
+        "query": inputs()["query"],
+        "passage": inputs()["passage"],
+        "temperature": 1.0,
+    }
+    with pytest.raises(InputError) as error:
+        info_nce(**(arguments | change))
+    assert said in str(error.value)
+
+
+def test_a_ring_makes_no_gradient_early() -> None:
+    types = (AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("data",), types, devices=jax.devices()[:2])
+
+    def local(query: Any, passage: Any) -> Any:
+        return losses.info_nce(
+            query,
+            passage,
+            temperature=0.1,
+            axis_name="data",
+            transport="ring",
+            gradient="eager",
+        )
+
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    with pytest.raises(InputError, match="gradient='late' with transport='ring'"):
+        mapped(inputs()["query"], inputs()["passage"])
