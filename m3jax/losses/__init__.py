@@ -6,6 +6,7 @@
 (2,)
 """
 
+from m3jax.losses.bge_m3 import M3Loss, m3
 from m3jax.losses.contrastive import Contrast, contrast, info_nce
 
-__all__ = ["Contrast", "contrast", "info_nce"]
+__all__ = ["Contrast", "M3Loss", "contrast", "info_nce", "m3"]

@@ -47,12 +47,12 @@ def m3(
     query: Embeddings,
     passage: Embeddings,
     *,
-    temperature: float | Float[Array, ""],
+    temperature: float | int | Float[Array, ""],
     axis_name: str | tuple[str, ...] | None = None,
-    score_weights: Sequence[float] = (1.0, 0.3, 1.0),
-    loss_weights: Sequence[float] = (1.0, 0.1, 1.0),
-    ensemble_weight: float = 1.0,
-    distill: float | Float[Array, ""] = 0.0,
+    score_weights: Sequence[float | int] = (1.0, 0.3, 1.0),
+    loss_weights: Sequence[float | int] = (1.0, 0.1, 1.0),
+    ensemble_weight: float | int = 1.0,
+    distill: float | int | Float[Array, ""] = 0.0,
     teacher_scores: Float[Array, "b g"] | None = None,
     teacher_loss: Literal["kl", "m3_kd"] = "kl",
     where: Bool[Array, "b g"] | None = None,
@@ -60,7 +60,7 @@ def m3(
     query_ids: UInt32[Array, "b w"] | None = None,
     passage_ids: UInt32[Array, "b g w"] | None = None,
     dims: Sequence[int] | None = None,
-    dim_weights: Sequence[float] | None = None,
+    dim_weights: Sequence[float | int] | None = None,
     compat: Literal["flagembedding"] | None = None,
 ) -> M3Loss:
     """BGE-M3's loss on dense, sparse and multi-vector embeddings, per query.
@@ -155,7 +155,7 @@ def m3(
             one, two = prefix(one, width), prefix(two, width)
         return home(getattr(scores, name)(everyones(one, axis), two), axis)
 
-    def direct(sight: _Sight, score: Array, share: float = 1.0) -> Array:
+    def direct(sight: _Sight, score: Array, share: float | int = 1.0) -> Array:
         plain = share * softmax_cross_entropy(
             score, sight.own[:, 0], temperature=temperature, where=sight.allowed
         )
@@ -312,7 +312,7 @@ def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[in
 
 
 def _check_weights(
-    score_weights: Sequence[float], loss_weights: Sequence[float], distill: Any
+    score_weights: Sequence[float | int], loss_weights: Sequence[float | int], distill: Any
 ) -> None:
     for name, weights in (
         ("score_weights", score_weights),

@@ -15,7 +15,7 @@ def softmax_cross_entropy(
     scores: Float[Array, "b n"],
     target: Int[Array, " b"],
     *,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | int | Float[Array, ""] = 1.0,
     where: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, " b"]:
     """Cross-entropy of the right candidate, per row.

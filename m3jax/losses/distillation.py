@@ -13,8 +13,8 @@ def distill_kl(
     scores: Float[Array, "b n"],
     teacher_scores: Float[Array, "b n"],
     *,
-    temperature: float | Float[Array, ""],
-    teacher_temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | int | Float[Array, ""],
+    teacher_temperature: float | int | Float[Array, ""] = 1.0,
     where: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, " b"]:
     """Kullback-Leibler divergence of the student from the teacher, per row.
@@ -66,7 +66,7 @@ def m3_kd(
     teacher_scores: Float[Array, "b g"],
     own: Int[Array, "b g"],
     *,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | int | Float[Array, ""] = 1.0,
     where: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, " b"]:
     """FlagEmbedding's `m3_kd_loss`: every own passage in its turn is the right one.
@@ -139,7 +139,7 @@ def m3_kd(
 def _log_softmax(
     scores: Float[Array, "b n"],
     where: Bool[Array, "b n"],
-    temperature: float | Float[Array, ""],
+    temperature: float | int | Float[Array, ""],
 ) -> Float[Array, "b n"]:
     """Over the candidates that are there; 0 for the others, whatever they are."""
     logits = jnp.where(where, scores, 0).astype(jnp.float32) / temperature

@@ -14,7 +14,7 @@ def cosent(
     scores: Float[Array, " n"],
     labels: Shaped[Array, " n"],
     *,
-    temperature: float | Float[Array, ""] = 0.05,
+    temperature: float | int | Float[Array, ""] = 0.05,
     axis_name: str | tuple[str, ...] | None = None,
     where: Bool[Array, " n"] | None = None,
 ) -> Float[Array, ""]:

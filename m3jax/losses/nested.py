@@ -16,7 +16,7 @@ from m3jax.ops.pooling import normalize
 def matryoshka(
     loss: Callable[..., Any],
     dims: Sequence[int],
-    weights: Sequence[float] | None = None,
+    weights: Sequence[float | int] | None = None,
 ) -> Callable[..., Any]:
     """Make a loss that asks the same of prefixes of the embeddings.
 
@@ -85,7 +85,7 @@ def prefix(vectors: Float[Array, "... e"], dim: int) -> Float[Array, "... d"]:
 
 
 def check_dims(
-    dims: Sequence[int], weights: Sequence[float] | None
+    dims: Sequence[int], weights: Sequence[float | int] | None
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Refuse dims that are not positive and ascending, and weights that do not fit.
 

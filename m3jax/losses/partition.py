@@ -33,7 +33,7 @@ class Rule:
     """
 
     negatives: tuple[str, ...]
-    margin: float | None
+    margin: float | int | None
     margin_on: tuple[str, ...]
     own_weight: float
     watch: bool

@@ -56,7 +56,7 @@ def rerank_pointwise(
 def rerank_listwise(
     scores: Float[Array, "b g"],
     *,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | int | Float[Array, ""] = 1.0,
     where: Bool[Array, "b g"] | None = None,
 ) -> Float[Array, " b"]:
     """Cross-entropy of the positive among the passages of its query, per query.

@@ -231,3 +231,222 @@ def test_nothing_larger_than_the_queries_travels() -> None:
     assert query.multivec is not None and passage.multivec is not None
     largest = query.multivec.vectors.size
     assert max(sizes) <= largest < passage.multivec.vectors.size
+
+
+# The definition, in float64, from scores that are made text by text.
+
+
+def score(head: str, query: Embeddings, passage: Embeddings, i: int, n: int) -> float:
+    """Of the i-th query and the n-th passage of all."""
+    if head == "dense":
+        flat = np.asarray(passage.dense, np.float64).reshape(-1, passage.dense.shape[2])
+        return float(np.asarray(query.dense, np.float64)[i] @ flat[n])
+    if head == "sparse":
+        ids, weights = (
+            np.asarray(x)[i] for x in (query.sparse.ids, query.sparse.weights)
+        )
+        theirs = np.asarray(passage.sparse.ids).reshape(-1, passage.sparse.ids.shape[2])
+        weigh = np.asarray(passage.sparse.weights).reshape(theirs.shape)[n]
+        total = 0.0
+        for token in set(ids.tolist()) & set(theirs[n].tolist()):
+            mine = float(weights[ids == token].max())
+            total += mine * float(weigh[theirs[n] == token].max())
+        return total
+    vectors = np.asarray(passage.multivec.vectors, np.float64)
+    real = np.asarray(passage.multivec.mask).reshape(-1, vectors.shape[2])[n]
+    tokens = np.asarray(query.multivec.vectors, np.float64)[i]
+    tokens = tokens[np.asarray(query.multivec.mask)[i]]
+    theirs = vectors.reshape(-1, *vectors.shape[2:])[n][real]
+    return float((tokens @ theirs.T).max(1).mean())
+
+
+def logits_of(head: str, query: Embeddings, passage: Embeddings) -> np.ndarray:
+    pairs = [
+        [score(head, query, passage, i, n) for n in range(B * G)] for i in range(B)
+    ]
+    return np.array(pairs) / TEMPERATURE
+
+
+def cross(target: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    logs = logits - logits.max(1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(1, keepdims=True))
+    return -(target * logs).sum(1)
+
+
+def definition(
+    query: Embeddings,
+    passage: Embeddings,
+    score_weights: tuple[float, ...] = (1, 0.3, 1),
+    loss_weights: tuple[float, ...] = (1, 0.1, 1),
+    ensemble_weight: float = 1,
+    distill: float = 0,
+) -> np.ndarray:
+    heads = [name for name in HEADS if getattr(query, name) is not None]
+    logits = {head: logits_of(head, query, passage) for head in heads}
+    right = np.zeros((B, B * G))
+    right[np.arange(B), np.arange(B) * G] = 1
+    weigh = dict(zip(HEADS, loss_weights, strict=True))
+    losses = [weigh[head] * cross(right, logits[head]) for head in heads]
+    if len(heads) == 1:
+        return losses[0]
+    mix = dict(zip(HEADS, score_weights, strict=True))
+    together = np.sum([mix[head] * logits[head] for head in heads], axis=0)
+    if ensemble_weight:
+        losses.append(ensemble_weight * cross(right, together))
+    teacher = np.exp(together - together.max(1, keepdims=True))
+    teacher /= teacher.sum(1, keepdims=True)
+    learned = [weigh[head] * cross(teacher, logits[head]) for head in heads]
+    return (np.mean(losses, 0) + distill * np.mean(learned, 0)) / (1 + distill)
+
+
+@pytest.mark.parametrize("heads", [HEADS, ("dense", "multivec"), ("sparse",)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"distill": 0.4},
+        {
+            "score_weights": (0.2, 0.5, 2.0),
+            "loss_weights": (0.5, 2.0, 0.3),
+            "distill": 1.0,
+        },
+        {"ensemble_weight": 0.5, "distill": 0.1},
+    ],
+)
+def test_is_the_definition(heads: tuple[str, ...], options: dict[str, Any]) -> None:
+    query, passage = (
+        Embeddings(**{name: getattr(whole, name) for name in heads}) for whole in both()
+    )
+    found = m3(query, passage, temperature=TEMPERATURE, **options)
+    expected = definition(query, passage, **options)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    for name in HEADS:
+        assert (getattr(found, name) is None) == (name not in heads)
+    assert (found.ensemble is None) == (found.distill is None) == (len(heads) == 1)
+
+
+def test_the_first_version_of_the_paper() -> None:
+    """Its unweighted mean of three losses L, and L' of the same, added: L + L'."""
+    query, passage = both()
+    ones = (1.0, 1.0, 1.0)
+    found = (
+        2
+        * m3(
+            query,
+            passage,
+            temperature=TEMPERATURE,
+            score_weights=ones,
+            loss_weights=ones,
+            ensemble_weight=0,
+            distill=1,
+        ).loss
+    )
+    one, two = (
+        definition(query, passage, ones, ones, ensemble_weight=0, distill=d)
+        for d in (0, 1)
+    )
+    np.testing.assert_allclose(found, 2 * two, rtol=1e-5)
+    learned = 2 * two - one
+    np.testing.assert_allclose(found, one + learned, rtol=1e-5)
+    right = np.zeros((B, B * G))
+    right[np.arange(B), np.arange(B) * G] = 1
+    plain = [cross(right, logits_of(head, query, passage)) for head in HEADS]
+    np.testing.assert_allclose(one, np.mean(plain, 0), rtol=1e-6)
+
+
+def test_matryoshka_cuts_dense_only() -> None:
+    query, passage = both()
+    nested = matryoshka(m3, (3, 8), (0.5, 1.0))
+    found = nested(query, passage, temperature=TEMPERATURE, distill=0.5)
+    same = m3(
+        query,
+        passage,
+        temperature=TEMPERATURE,
+        distill=0.5,
+        dims=(3, 8),
+        dim_weights=(0.5, 1.0),
+    )
+    np.testing.assert_array_equal(found.loss, same.loss)
+    whole = m3(query, passage, temperature=TEMPERATURE, distill=0.5)
+
+    def cut(x: Any, dim: int) -> Any:
+        return x[..., :dim] / jnp.linalg.norm(x[..., :dim], axis=-1, keepdims=True)
+
+    dense = [
+        m3(
+            Embeddings(cut(query.dense, dim)),
+            Embeddings(cut(passage.dense, dim)),
+            temperature=TEMPERATURE,
+        ).loss
+        for dim in (3, 8)
+    ]
+    np.testing.assert_allclose(found.dense, 0.5 * dense[0] + dense[1], rtol=1e-5)
+    for name in ("sparse", "multivec", "ensemble"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+
+
+def test_nothing_to_learn_from_is_zero() -> None:
+    query, passage = both()
+    where = jnp.ones((B, G), bool).at[1].set(False)
+
+    def loss(arrays: Any) -> Any:
+        found = m3(*arrays, temperature=TEMPERATURE, distill=1.0, where=where)
+        return found.loss.sum(), found
+
+    (_, found), gradient = jax.value_and_grad(loss, has_aux=True, allow_int=True)(
+        (query, passage)
+    )
+    for leaf in jax.tree.leaves(found):
+        assert leaf[1] == 0 and (np.delete(leaf, 1) > 0).all()
+    for name, slope in slopes(gradient).items():
+        assert np.isfinite(slope).all(), name
+    assert np.abs(gradient[0].dense[1]).max() == 0
+
+
+BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no head": (
+        lambda q, p: (Embeddings(), Embeddings()),
+        {},
+        "the heads of query: at",
+    ),
+    "one side": (
+        lambda q, p: (q, Embeddings(p.dense)),
+        {},
+        "passage: expected the heads of query: dense, sparse, multivec, found dense",
+    ),
+    "flat passages": (
+        lambda q, p: (Embeddings(q.dense), Embeddings(p.dense[:, 0])),
+        {},
+        "passage: expected [b g ...], the positive first, found shape (4, 8)",
+    ),
+    "another group": (
+        lambda q, p: (q, Embeddings(p.dense[:, :2], p.sparse, p.multivec)),
+        {},
+        "passage.sparse: expected shape (4, 2, 9), found (4, 3, 9)",
+    ),
+    "weights": (None, {"score_weights": (1, 1)}, "score_weights: expected 3 weights"),
+    "loss weights": (None, {"loss_weights": (1,)}, "loss_weights: expected 3 weights"),
+    "distill": (None, {"distill": 1.5}, "distill: expected a number from 0 to 1"),
+    "temperature": (None, {"temperature": 0}, "a temperature above 0, found 0"),
+    "teacher": (
+        None,
+        {"teacher_scores": jnp.ones((B, 2))},
+        "teacher_scores: expected shape (4, 3), found (4, 2)",
+    ),
+    "teacher loss": (None, {"teacher_loss": "mse"}, "one or more of kl, m3_kd"),
+    "compat": (None, {"compat": "tevatron"}, "compat: expected one or more of flag"),
+    "dims": (None, {"dims": (8, 3)}, "dims: expected positive integers, ascending"),
+    "wide": (None, {"dims": (3, 9)}, "dims: expected at most the width 8, found 9"),
+    "axis": (None, {"axis_name": "rows"}, "axis_name: expected a mapped axis"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_arguments_that_do_not_fit(case: str) -> None:
+    change, options, said = BAD[case]
+    # Without the suite's own shape checks, which users do not have.
+    loss = inspect.unwrap(m3)
+    given = both() if change is None else change(*both())
+    with pytest.raises(InputError) as error:
+        loss(*given, **{"temperature": TEMPERATURE, **options})
+    assert said in str(error.value)
