@@ -22,7 +22,7 @@ import numpy as np
 B, G, I, J, E, VOCAB, TEMPERATURE = 64, 8, 32, 256, 1_024, 250_002, 0.02
 
 PEER = """
-import json, resource, sys, time
+import json, sys, time
 from types import SimpleNamespace
 import numpy as np, torch
 from FlagEmbedding.finetune.embedder.encoder_only.m3.modeling import (
@@ -48,7 +48,10 @@ sides = [
 for side in sides:
     for x in side:
         x.requires_grad_()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(x.split()[1]) for x in file if x.startswith("VmHWM"))
+before = peak()
 for line in sys.stdin:
     for side in sides:
         for x in side:
@@ -57,7 +60,7 @@ for line in sys.stdin:
     loss = model(tuple(sides[0]), tuple(sides[1])).loss
     loss.backward()
     seconds = time.perf_counter() - start
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = peak() - before
     print(json.dumps([seconds, grown * 1024, float(loss)]), flush=True)
 """
 
@@ -74,7 +77,9 @@ def embeddings(seed: int = 0) -> dict[str, np.ndarray]:
         vectors = rng.normal(size=(rows, length, E)).astype(np.float32)
         for x in (dense, vectors):
             x /= np.linalg.norm(x, axis=-1, keepdims=True)
-        ids = np.stack([rng.choice(VOCAB - 4, length, replace=False) for _ in range(rows)])
+        ids = np.stack(
+            [rng.choice(VOCAB - 4, length, replace=False) for _ in range(rows)]
+        )
         weights = np.abs(rng.normal(size=(rows, length))).astype(np.float32)
         found[f"{name}_dense"] = dense
         found[f"{name}_vectors"] = vectors * mask[:, 1:, None]
@@ -102,7 +107,9 @@ def compare(peer: str, rounds: int, folder: Path) -> dict[str, float]:
         )
         if name == "query":
             return jax.tree.map(jax.numpy.asarray, found)
-        return jax.tree.map(lambda x: jax.numpy.asarray(x.reshape(B, G, *x.shape[1:])), found)
+        return jax.tree.map(
+            lambda x: jax.numpy.asarray(x.reshape(B, G, *x.shape[1:])), found
+        )
 
     def mean(query: Embeddings, passage: Embeddings) -> jax.Array:
         found = losses.m3(
@@ -163,7 +170,11 @@ def main() -> None:
         sys.exit("set M3JAX_PEERS to a python with FlagEmbedding")
     with tempfile.TemporaryDirectory() as folder:
         for name, x in compare(flags.peer, flags.rounds, Path(folder)).items():
-            print(f"{name}: {x:,.4g}" if "bytes" not in name else f"{name}: {x / 2**20:,.1f} MiB")
+            print(
+                f"{name}: {x:,.4g}"
+                if "bytes" not in name
+                else f"{name}: {x / 2**20:,.1f} MiB"
+            )
 
 
 if __name__ == "__main__":

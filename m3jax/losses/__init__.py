@@ -7,6 +7,27 @@
 """
 
 from m3jax.losses.bge_m3 import M3Loss, m3
+from m3jax.losses.classification import softmax_cross_entropy
 from m3jax.losses.contrastive import Contrast, contrast, info_nce
+from m3jax.losses.distillation import distill_kl, m3_kd
+from m3jax.losses.graded import cosent
+from m3jax.losses.language import masked_lm, retromae
+from m3jax.losses.nested import matryoshka
+from m3jax.losses.reranking import rerank_listwise, rerank_pointwise
 
-__all__ = ["Contrast", "M3Loss", "contrast", "info_nce", "m3"]
+__all__ = [
+    "Contrast",
+    "M3Loss",
+    "contrast",
+    "cosent",
+    "distill_kl",
+    "info_nce",
+    "m3",
+    "m3_kd",
+    "masked_lm",
+    "matryoshka",
+    "rerank_listwise",
+    "rerank_pointwise",
+    "retromae",
+    "softmax_cross_entropy",
+]

@@ -1,24 +1,26 @@
 """BGE-M3's loss: three heads, their ensemble, and what they learn from it."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Embeddings, Leaf, Multivec
 from m3jax.losses import checks
-from m3jax.losses.candidates import Facts, among_passages
+from m3jax.losses.candidates import Facts, among_passages, facts
 from m3jax.losses.classification import softmax_cross_entropy
 from m3jax.losses.distillation import m3_kd
 from m3jax.losses.nested import check_dims, prefix
 from m3jax.losses.travel import Axis, everyones, home
 from m3jax.ops import scores
 
-HEADS = ("dense", "sparse", "multivec")
+HEADS: tuple[str, ...] = ("dense", "sparse", "multivec")
 
 
 @jax.tree_util.register_dataclass
@@ -110,7 +112,8 @@ def m3(
 
     Raises:
         InputError: no head, a head on one side only, shapes or weights that do not
-            fit, temperature <= 0, `axis_name` outside of a mapped function.
+            fit or belong to what is not given, temperature <= 0, `axis_name` outside
+            of a mapped function.
 
     Source: BGE-M3 (arXiv:2402.03216v4), FlagEmbedding's `EncoderOnlyEmbedderM3Model`.
 
@@ -129,25 +132,25 @@ def m3(
     _check_weights(score_weights, loss_weights, distill)
     if teacher_scores is not None:
         checks.shape("teacher_scores", teacher_scores, (b, g))
+    elif teacher_loss == "m3_kd":
+        expected = "teacher_scores with teacher_loss='m3_kd'"
+        raise InputError(expected, "None", where="teacher_scores")
     if dims is not None:
         dims, dim_weights = check_dims(dims, dim_weights)
+    elif dim_weights is not None:
+        raise InputError("dims with dim_weights", "None", where="dims")
 
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * b
-    mine = Facts(
-        group=first + jnp.arange(b, dtype=jnp.int32),
-        exists=jnp.ones((b, g), bool) if where is None else where,
-        in_batch=jnp.ones(b, bool) if in_batch is None else in_batch,
-        query_ids=query_ids,
-        passage_ids=passage_ids,
-    )
+    mine = facts(b, g, axis_name, where, in_batch, query_ids, passage_ids)
     flat = jax.tree.map(lambda x: x.reshape(b * g, *x.shape[2:]), passage)
     if compat:
         flat = _zeros_for_padding(flat)
     # What a score meets: all passages, or with compat those of this device, where the
     # direct loss of the dense scores still meets all.
-    wide = _sight(mine, axis_name, arange_from=first)
-    near = wide if not compat else _sight(mine, None, arange_from=0)
-    axis = None if compat else axis_name
+    wide = _sight(mine, axis_name)
+    near = wide if not compat else _sight(mine, None)
+    share = 1
+    if compat and axis_name is not None:
+        share = 1 / jax.lax.axis_size(axis_name)
 
     def score(name: str, axis: Axis, width: int | None = None) -> Array:
         one, two = getattr(query, name), getattr(flat, name)
@@ -155,82 +158,57 @@ def m3(
             one, two = prefix(one, width), prefix(two, width)
         return home(getattr(scores, name)(everyones(one, axis), two), axis)
 
-    def direct(sight: _Sight, score: Array, share: float | int = 1.0) -> Array:
-        plain = share * softmax_cross_entropy(
-            score, sight.own[:, 0], temperature=temperature, where=sight.allowed
-        )
-        if teacher_scores is None:
-            return plain
-        if teacher_loss == "m3_kd":
-            return share * m3_kd(
-                score,
-                teacher_scores,
-                sight.own,
-                temperature=temperature,
-                where=sight.allowed,
+    def views(name: str, whole: Array) -> list[_View]:
+        if name != "dense":
+            return [_View(1, 1, near, whole, whole)]
+        found = []
+        for width, weight in zip(dims or [None], dim_weights or [1.0], strict=True):
+            taught = (
+                whole
+                if width is None
+                else score(name, None if compat else axis_name, width)
             )
-        own = jnp.take_along_axis(score, sight.own, axis=1)
-        told = jnp.where(mine.exists, teacher_scores, -jnp.inf)
-        return plain + _cross_entropy(told, own / temperature, mine.exists)
+            seen = score(name, axis_name, width) if compat else taught
+            found.append(_View(weight, share, wide, seen, taught))
+        return found
 
-    found = {name: score(name, axis) for name in heads}
-    # (weight, score for the direct loss, score for what is learned from the ensemble)
-    views = {name: [(1.0, found[name], found[name])] for name in heads}
-    if "dense" in heads and (dims is not None or compat):
-        widths = [None] if dims is None else list(dims)
-        views["dense"] = [
-            (weight, score("dense", axis_name, width), score("dense", axis, width))
-            for width, weight in zip(
-                widths, dim_weights or [1.0] * len(widths), strict=True
-            )
-        ]
-    share = 1.0
-    if compat and axis_name is not None:
-        share = 1 / jax.lax.axis_size(axis_name)
+    found = {name: score(name, None if compat else axis_name) for name in heads}
+    seen = {name: views(name, found[name]) for name in heads}
+    direct = functools.partial(
+        _direct,
+        exists=mine.exists,
+        temperature=temperature,
+        teacher_scores=teacher_scores,
+        teacher_loss=teacher_loss,
+    )
     losses = {
-        name: sum(
-            weight * direct(wide, seen, share)
-            if name == "dense"
-            else direct(near, seen)
-            for weight, seen, _ in views[name]
+        name: _sum(
+            view.weight * direct(view.seen, view.sight, view.share)
+            for view in seen[name]
         )
         for name in heads
     }
     weights = dict(zip(HEADS, loss_weights, strict=True))
-    total = sum(weights[name] * losses[name] for name in heads)
+    total = _sum(weights[name] * losses[name] for name in heads)
+    told = {name: losses.get(name) for name in HEADS}
     if len(heads) == 1:
-        assert isinstance(total, jax.Array)
-        return M3Loss(
-            total,
-            **{name: losses.get(name) for name in HEADS},
-            ensemble=None,
-            distill=None,
-        )
-    together = sum(
-        weight * found[name]
-        for name, weight in zip(HEADS, score_weights, strict=True)
-        if name in heads
-    )
-    assert isinstance(together, jax.Array)
-    ensemble = direct(near, together)
-    parts = len(heads) + (ensemble_weight != 0)
-    base = (total + ensemble_weight * ensemble) / parts
-    teacher = jax.lax.stop_gradient(together) / temperature
-    teacher = jnp.where(near.allowed, teacher, -jnp.inf)
-    learned = sum(
+        return M3Loss(total, **told, ensemble=None, distill=None)
+    mix = dict(zip(HEADS, score_weights, strict=True))
+    together = _sum(mix[name] * found[name] for name in heads)
+    ensemble = direct(together, near)
+    base = total + ensemble_weight * ensemble
+    base /= len(heads) + (ensemble_weight != 0)
+    teacher = jnp.where(near.allowed, together / temperature, -jnp.inf)
+    learned = _sum(
         weights[name]
-        * weight
-        * _cross_entropy(teacher, seen / temperature, near.allowed)
+        * view.weight
+        * _cross_entropy(teacher, view.taught / temperature, near.allowed)
         for name in heads
-        for weight, _, seen in views[name]
-    ) / len(heads)
-    assert isinstance(learned, jax.Array)
-    return M3Loss(
-        loss=(base + distill * learned) / (1 + distill),
-        **{name: losses.get(name) for name in HEADS},
-        ensemble=ensemble,
-        distill=learned,
+        for view in seen[name]
     )
+    learned /= len(heads)
+    loss = (base + distill * learned) / (1 + distill)
+    return M3Loss(loss, **told, ensemble=ensemble, distill=learned)
 
 
 @dataclass(frozen=True)
@@ -246,15 +224,64 @@ class _Sight:
     own: jax.Array
 
 
-def _sight(mine: Facts, axis: Axis, *, arange_from: Any) -> _Sight:
+@dataclass(frozen=True)
+class _View:
+    """Scores of a head, or of a prefix of the dense one.
+
+    Attributes:
+        weight: of its losses.
+        share: of its cross-entropy with what its direct loss meets.
+        sight: what its direct loss meets.
+        seen: `[b n]`, for the direct loss.
+        taught: `[b n]`, for what is learned from the ensemble.
+    """
+
+    weight: float | int
+    share: float | int
+    sight: _Sight
+    seen: jax.Array
+    taught: jax.Array
+
+
+def _sight(mine: Facts, axis: Axis) -> _Sight:
     theirs = everyones(mine, axis)
     b, g = mine.exists.shape
     mixed, rest = among_passages(mine, theirs)
-    place = arange_from + jnp.arange(b, dtype=jnp.int32)
+    place = mine.group - theirs.group[0]
     own = place[:, None] * g + jnp.arange(g)[None]
     allowed = (mixed | rest).reshape(b, -1)
     allowed = allowed.at[jnp.arange(b), own[:, 0]].set(mine.exists[:, 0])
     return _Sight(allowed, own)
+
+
+def _sum(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)
+
+
+def _direct(
+    score: Float[Array, "b n"],
+    sight: _Sight,
+    share: float | int = 1,
+    *,
+    exists: Bool[Array, "b g"],
+    temperature: Any,
+    teacher_scores: Float[Array, "b g"] | None,
+    teacher_loss: str,
+) -> Float[Array, " b"]:
+    """The loss of one head or of the ensemble; `share` is of what meets all devices."""
+    if teacher_scores is not None and teacher_loss == "m3_kd":
+        where = sight.allowed
+        return share * m3_kd(
+            score, teacher_scores, sight.own, temperature=temperature, where=where
+        )
+    plain = share * softmax_cross_entropy(
+        score, sight.own[:, 0], temperature=temperature, where=sight.allowed
+    )
+    if teacher_scores is None:
+        return plain
+    own = jnp.take_along_axis(score, sight.own, axis=1)
+    told = jnp.where(exists, teacher_scores, -jnp.inf)
+    return plain + _cross_entropy(told, own / temperature, exists)
 
 
 def _cross_entropy(
@@ -312,7 +339,9 @@ def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[in
 
 
 def _check_weights(
-    score_weights: Sequence[float | int], loss_weights: Sequence[float | int], distill: Any
+    score_weights: Sequence[float | int],
+    loss_weights: Sequence[float | int],
+    distill: Any,
 ) -> None:
     for name, weights in (
         ("score_weights", score_weights),
@@ -321,5 +350,5 @@ def _check_weights(
         if len(weights) != len(HEADS):
             expected = f"{len(HEADS)} weights, of {', '.join(HEADS)}"
             raise InputError(expected, f"{len(weights)}", where=name)
-    if not isinstance(distill, jax.core.Tracer) and not 0 <= float(distill) <= 1:
+    if not isinstance(distill, Tracer) and not 0 <= float(distill) <= 1:
         raise InputError("a number from 0 to 1", f"{distill}", where="distill")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.types import Leaf
 from m3jax.ops import scores
@@ -41,6 +41,31 @@ class Facts:
     in_batch: Leaf
     query_ids: Leaf
     passage_ids: Leaf
+
+
+def facts(
+    b: int,
+    g: int,
+    axis_name: str | tuple[str, ...] | None,
+    where: Bool[Array, "b g"] | None,
+    in_batch: Bool[Array, " b"] | None,
+    query_ids: UInt32[Array, "b w"] | None,
+    passage_ids: UInt32[Array, "b g w"] | None,
+) -> Facts:
+    """What is known of the groups of this device; None = nothing against it.
+
+    Example:
+        >>> facts(2, 1, None, None, None, None, None).group.tolist()
+        [0, 1]
+    """
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * b
+    return Facts(
+        group=first + jnp.arange(b, dtype=jnp.int32),
+        exists=jnp.ones((b, g), bool) if where is None else where,
+        in_batch=jnp.ones(b, bool) if in_batch is None else in_batch,
+        query_ids=query_ids,
+        passage_ids=passage_ids,
+    )
 
 
 @jax.tree_util.register_dataclass

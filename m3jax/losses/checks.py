@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from m3jax.core.errors import InputError
 
@@ -33,7 +34,7 @@ def temperature(value: Any, name: str = "temperature") -> None:
     Example:
         >>> temperature(0.02)
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     if isinstance(value, bool) or not float(value) > 0:
         raise InputError("a temperature above 0", f"{value}", where=name)

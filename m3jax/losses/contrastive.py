@@ -20,6 +20,7 @@ from m3jax.losses.candidates import (
     WITH_QUERIES,
     Columns,
     Facts,
+    facts,
 )
 from m3jax.losses.partition import Part, Rows, Rule
 from m3jax.ops import scores
@@ -198,8 +199,8 @@ def _contrast(
     passage_ids: Array | None,
     false_negative_margin: float | int | None,
     margin_on: Any,
-    hard_negative_weight: float,
-    hardness_weight: float,
+    hard_negative_weight: float | int,
+    hardness_weight: float | int,
     bidirectional: bool,
     tile: Any,
     transport: Any,
@@ -215,14 +216,7 @@ def _contrast(
     check_gradient(gradient or "eager")
     _check_together(negatives, axis_name, transport, gradient, hard_negative_weight)
     b, g, _ = passage.shape
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * b
-    mine = Facts(
-        group=first + jnp.arange(b, dtype=jnp.int32),
-        exists=jnp.ones((b, g), bool) if where is None else where,
-        in_batch=jnp.ones(b, bool) if in_batch is None else in_batch,
-        query_ids=query_ids,
-        passage_ids=passage_ids,
-    )
+    mine = facts(b, g, axis_name, where, in_batch, query_ids, passage_ids)
     rule = Rule(
         tuple(negatives),
         false_negative_margin,
@@ -300,7 +294,7 @@ def _check_together(
     axis_name: str | tuple[str, ...] | None,
     transport: str,
     gradient: str | None,
-    hard_negative_weight: float,
+    hard_negative_weight: float | int,
 ) -> None:
     if {"positive_positive", "positive_passage"} <= set(negatives):
         raise InputError(

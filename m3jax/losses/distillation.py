@@ -111,7 +111,7 @@ def m3_kd(
     column = jnp.where(own < 0, n, own)
     mine = jnp.take_along_axis(there, column, axis=1, mode="fill", fill_value=True)
     share = jax.lax.stop_gradient(teacher_scores)
-    share = jnp.where(mine, jnp.exp(_log_softmax(share, mine, 1.0)), 0)
+    share = jnp.exp(_log_softmax(share, mine, 1.0))  # whatever where the loss is 0
 
     # All others are one candidate, the same at every turn: log sum exp of theirs.
     others = there.at[jnp.arange(b)[:, None], column].set(False, mode="drop")
@@ -143,7 +143,5 @@ def _log_softmax(
 ) -> Float[Array, "b n"]:
     """Over the candidates that are there; 0 for the others, whatever they are."""
     logits = jnp.where(where, scores, 0).astype(jnp.float32) / temperature
-    # A row of -inf alone would have a gradient of NaN.
-    nothing = ~where.any(1, keepdims=True)
-    logs = jax.nn.log_softmax(jnp.where(where | nothing, logits, -jnp.inf), axis=1)
+    logs = jax.nn.log_softmax(jnp.where(where, logits, -jnp.inf), axis=1)
     return jnp.where(where, logs, 0)

@@ -64,8 +64,8 @@ def cosent(
     mine = score, labels, there
     others, higher, exist = everyones(mine, axis_name)
     counts = (labels[:, None] < higher[None]) & there[:, None] & exist[None]
-    margin = jnp.where(counts, score[:, None] - others[None], 0)
-    logits = jnp.where(counts, margin / temperature, -jnp.inf)
+    logits = (score[:, None] - others[None]) / temperature
+    logits = jnp.where(counts, logits, -jnp.inf)
     most = jax.lax.stop_gradient(jnp.maximum(logits.max(initial=0), 0))
     if axis_name is not None:
         most = jax.lax.pmax(most, axis_name)

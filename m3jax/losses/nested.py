@@ -86,7 +86,7 @@ def prefix(vectors: Float[Array, "... e"], dim: int) -> Float[Array, "... d"]:
 
 def check_dims(
     dims: Sequence[int], weights: Sequence[float | int] | None
-) -> tuple[tuple[int, ...], tuple[float, ...]]:
+) -> tuple[tuple[int, ...], tuple[float | int, ...]]:
     """Refuse dims that are not positive and ascending, and weights that do not fit.
 
     Returns:

@@ -35,7 +35,7 @@ class Rule:
     negatives: tuple[str, ...]
     margin: float | int | None
     margin_on: tuple[str, ...]
-    own_weight: float
+    own_weight: float | int
     watch: bool
 
 
@@ -204,8 +204,9 @@ def _ring(
     columns, temperature = shared
 
     def here(columns: Columns, theirs: Facts) -> tuple[Array, Part]:
-        def step(carry: None, rows: Any) -> tuple[None, Any]:
-            return carry, part(rule, *rows, (columns, temperature), theirs)
+        def step(carry: None, given: tuple[Rows, Facts]) -> tuple[None, Any]:
+            rows, mine = given
+            return carry, part(rule, rows, mine, (columns, temperature), theirs)
 
         return scan_tiles(step, None, (rows, mine), tile)[1]
 
@@ -238,7 +239,7 @@ def _ring_forward(
     shared: tuple[Columns, Any],
     theirs: Facts,
 ) -> tuple[tuple[Array, Part], Any]:
-    found = _ring(rule, axis_name, tile, rows, mine, shared, theirs)
+    found: Any = _ring(rule, axis_name, tile, rows, mine, shared, theirs)
     return found, (rows, mine, shared, theirs, found[0])
 
 

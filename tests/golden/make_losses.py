@@ -10,9 +10,9 @@ computed in float64 from float32 inputs; gradients are by the inputs.
 
 - query [b e], passage [b g e], not of length 1: the losses take cosines
 - dims, weights: of Matryoshka
-- ranking, ranking_hard, ranking_symmetric, cached, cached_hard, nested, nested_hard,
-  simcse, simcse_hard, simcse_weighted, each with /loss, /query and /passage; without
-  "hard" and "weighted" the positives only are given
+- ranking, ranking_hard, ranking_symmetric, cached, cached_hard, nested_hard, simcse,
+  simcse_weighted, each with /loss, /query and /passage; with "hard" all passages are
+  given, with "weighted" two, else the positives only
 - graded/labels [b], graded/loss, graded/query, graded/passage: CoSENT, positives only
 - kd/scores [b b*g], kd/teacher [b g]: scores as logits; kd/kl, kd/kl_scores,
   kd/m3, kd/m3_scores: FlagEmbedding's two ways, a mean over the batch, kl of the own
@@ -121,14 +121,13 @@ def main() -> None:
             plain, scale=20.0, directions=both, partition_mode="per_direction"
         ),
         "cached": sentence_transformers(cached, scale=20.0, mini_batch_size=4),
-        "nested": sentence_transformers(plain, scale=20.0, dims=DIMS),
         "simcse": simcse(),
         "graded": sentence_transformers("CoSENTLoss", scale=20.0, labels=labels),
     }
     with_hard = {
         "ranking_hard": known["ranking"],
         "cached_hard": known["cached"],
-        "nested_hard": known["nested"],
+        "nested_hard": sentence_transformers(plain, scale=20.0, dims=DIMS),
     }
     found: dict[str, Any] = {}
 
@@ -140,7 +139,6 @@ def main() -> None:
         keep(name, loss, 1)
     for name, loss in with_hard.items():
         keep(name, loss, G)
-    keep("simcse_hard", simcse(), 2)
     keep("simcse_weighted", simcse(0.7), 2)
 
     scores = rng.normal(size=(B, B * G)).astype(np.float32)

@@ -17,6 +17,7 @@ from m3jax.core.errors import InputError
 from m3jax.core.types import Embeddings, Multivec, Sparse
 from m3jax.losses.bge_m3 import M3Loss, m3
 from m3jax.losses.nested import matryoshka
+from tests.losses import definitions
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "m3_loss.npz"
 B, G, TEMPERATURE = 4, 3, 0.1
@@ -135,11 +136,13 @@ def mapped(devices: int, check_vma: bool = True, **options: Any) -> Any:
     )
 
     def loss(arrays: Any, rows: Any) -> Any:
-        found = over(*arrays, rows)
+        query, passage = arrays
+        found = over(query, passage, rows)
         return (found.loss * jnp.linspace(1, 2, len(found.loss))).sum(), found
 
     def even(arrays: Any, rows: Any) -> Any:
-        found = over(*arrays, rows)
+        query, passage = arrays
+        found = over(query, passage, rows)
         return found.loss.mean(), found
 
     return tuple(
@@ -233,36 +236,38 @@ def test_nothing_larger_than_the_queries_travels() -> None:
     assert max(sizes) <= largest < passage.multivec.vectors.size
 
 
-# The definition, in float64, from scores that are made text by text.
+def in_float64(x: jax.Array) -> np.ndarray:
+    return np.asarray(x, np.float64 if x.dtype == jnp.float32 else None)
 
 
-def score(head: str, query: Embeddings, passage: Embeddings, i: int, n: int) -> float:
-    """Of the i-th query and the n-th passage of all."""
-    if head == "dense":
-        flat = np.asarray(passage.dense, np.float64).reshape(-1, passage.dense.shape[2])
-        return float(np.asarray(query.dense, np.float64)[i] @ flat[n])
-    if head == "sparse":
-        ids, weights = (
-            np.asarray(x)[i] for x in (query.sparse.ids, query.sparse.weights)
-        )
-        theirs = np.asarray(passage.sparse.ids).reshape(-1, passage.sparse.ids.shape[2])
-        weigh = np.asarray(passage.sparse.weights).reshape(theirs.shape)[n]
-        total = 0.0
-        for token in set(ids.tolist()) & set(theirs[n].tolist()):
-            mine = float(weights[ids == token].max())
-            total += mine * float(weigh[theirs[n] == token].max())
-        return total
-    vectors = np.asarray(passage.multivec.vectors, np.float64)
-    real = np.asarray(passage.multivec.mask).reshape(-1, vectors.shape[2])[n]
-    tokens = np.asarray(query.multivec.vectors, np.float64)[i]
-    tokens = tokens[np.asarray(query.multivec.mask)[i]]
-    theirs = vectors.reshape(-1, *vectors.shape[2:])[n][real]
-    return float((tokens @ theirs.T).max(1).mean())
+@pytest.mark.parametrize(
+    ("heads", "options"),
+    [
+        (("dense", "multivec"), {"distill": 0.4}),
+        (("sparse", "multivec"), {"ensemble_weight": 0, "distill": 1}),
+        (("sparse",), {"distill": 0.4}),
+    ],
+)
+def test_some_of_the_heads(heads: tuple[str, ...], options: dict[str, Any]) -> None:
+    query, passage = (
+        Embeddings(**{name: getattr(whole, name) for name in heads}) for whole in both()
+    )
+    found = m3(query, passage, temperature=TEMPERATURE, **options)
+    exact = jax.tree.map(in_float64, (query, passage))
+    expected = definitions.m3(*exact, temperature=TEMPERATURE, **options)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    for name in HEADS:
+        assert (getattr(found, name) is None) == (name not in heads)
+    assert (found.ensemble is None) == (found.distill is None) == (len(heads) == 1)
 
 
 def logits_of(head: str, query: Embeddings, passage: Embeddings) -> np.ndarray:
     pairs = [
-        [score(head, query, passage, i, n) for n in range(B * G)] for i in range(B)
+        [
+            definitions.head_score(head, query, passage, i, n // G, n % G)
+            for n in range(B * G)
+        ]
+        for i in range(B)
     ]
     return np.array(pairs) / TEMPERATURE
 
@@ -273,61 +278,10 @@ def cross(target: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return -(target * logs).sum(1)
 
 
-def definition(
-    query: Embeddings,
-    passage: Embeddings,
-    score_weights: tuple[float, ...] = (1, 0.3, 1),
-    loss_weights: tuple[float, ...] = (1, 0.1, 1),
-    ensemble_weight: float = 1,
-    distill: float = 0,
-) -> np.ndarray:
-    heads = [name for name in HEADS if getattr(query, name) is not None]
-    logits = {head: logits_of(head, query, passage) for head in heads}
-    right = np.zeros((B, B * G))
-    right[np.arange(B), np.arange(B) * G] = 1
-    weigh = dict(zip(HEADS, loss_weights, strict=True))
-    losses = [weigh[head] * cross(right, logits[head]) for head in heads]
-    if len(heads) == 1:
-        return losses[0]
-    mix = dict(zip(HEADS, score_weights, strict=True))
-    together = np.sum([mix[head] * logits[head] for head in heads], axis=0)
-    if ensemble_weight:
-        losses.append(ensemble_weight * cross(right, together))
-    teacher = np.exp(together - together.max(1, keepdims=True))
-    teacher /= teacher.sum(1, keepdims=True)
-    learned = [weigh[head] * cross(teacher, logits[head]) for head in heads]
-    return (np.mean(losses, 0) + distill * np.mean(learned, 0)) / (1 + distill)
-
-
-@pytest.mark.parametrize("heads", [HEADS, ("dense", "multivec"), ("sparse",)])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"distill": 0.4},
-        {
-            "score_weights": (0.2, 0.5, 2.0),
-            "loss_weights": (0.5, 2.0, 0.3),
-            "distill": 1.0,
-        },
-        {"ensemble_weight": 0.5, "distill": 0.1},
-    ],
-)
-def test_is_the_definition(heads: tuple[str, ...], options: dict[str, Any]) -> None:
-    query, passage = (
-        Embeddings(**{name: getattr(whole, name) for name in heads}) for whole in both()
-    )
-    found = m3(query, passage, temperature=TEMPERATURE, **options)
-    expected = definition(query, passage, **options)
-    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
-    for name in HEADS:
-        assert (getattr(found, name) is None) == (name not in heads)
-    assert (found.ensemble is None) == (found.distill is None) == (len(heads) == 1)
-
-
 def test_the_first_version_of_the_paper() -> None:
     """Its unweighted mean of three losses L, and L' of the same, added: L + L'."""
     query, passage = both()
+    exact = jax.tree.map(in_float64, (query, passage))
     ones = (1.0, 1.0, 1.0)
     found = (
         2
@@ -342,7 +296,14 @@ def test_the_first_version_of_the_paper() -> None:
         ).loss
     )
     one, two = (
-        definition(query, passage, ones, ones, ensemble_weight=0, distill=d)
+        definitions.m3(
+            *exact,
+            temperature=TEMPERATURE,
+            score_weights=ones,
+            loss_weights=ones,
+            ensemble_weight=0,
+            distill=d,
+        )
         for d in (0, 1)
     )
     np.testing.assert_allclose(found, 2 * two, rtol=1e-5)
@@ -350,7 +311,7 @@ def test_the_first_version_of_the_paper() -> None:
     np.testing.assert_allclose(found, one + learned, rtol=1e-5)
     right = np.zeros((B, B * G))
     right[np.arange(B), np.arange(B) * G] = 1
-    plain = [cross(right, logits_of(head, query, passage)) for head in HEADS]
+    plain = [cross(right, logits_of(head, *exact)) for head in HEADS]
     np.testing.assert_allclose(one, np.mean(plain, 0), rtol=1e-6)
 
 
@@ -436,6 +397,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "teacher loss": (None, {"teacher_loss": "mse"}, "one or more of kl, m3_kd"),
     "compat": (None, {"compat": "tevatron"}, "compat: expected one or more of flag"),
     "dims": (None, {"dims": (8, 3)}, "dims: expected positive integers, ascending"),
+    "no teacher": (None, {"teacher_loss": "m3_kd"}, "expected teacher_scores with"),
+    "no dims": (None, {"dim_weights": (1,)}, "dims: expected dims with dim_weights"),
     "wide": (None, {"dims": (3, 9)}, "dims: expected at most the width 8, found 9"),
     "axis": (None, {"axis_name": "rows"}, "axis_name: expected a mapped axis"),
 }

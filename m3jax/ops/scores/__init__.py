@@ -2,7 +2,7 @@
 
 `dense`, `sparse` and `multivec` score every query with every passage, `[q p]`;
 `dense_pairs`, `sparse_pairs` and `multivec_pairs` score the i-th query with the i-th
-passage, for any leading dimensions that broadcast.
+passage, `[n]`. None of them holds more than a tile of what is larger than its result.
 """
 
 from m3jax.ops.scores.dense import dense, dense_pairs

@@ -1,10 +1,13 @@
 """Inner products of dense embeddings."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles
+from m3jax.core.errors import InputError
+from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles, vary_like
 
 
 def dense(
@@ -28,14 +31,16 @@ def dense(
         float32 scores.
 
     Raises:
-        InputError: `tile` is not positive.
+        InputError: shapes do not fit, or `tile` is not positive.
 
     Example:
         >>> dense(jnp.eye(2), jnp.ones((1, 2))).tolist()
         [[1.0], [1.0]]
     """
     check_tile(tile)
+    _check(query, passage)
     if tile is not None and tile < len(query):
+        query, passage = vary_like((query, passage))
         return scan_tiles(lambda _, q: (None, dense(q, passage)), None, query, tile)[1]
     return jnp.einsum(
         "qe,pe->qp",
@@ -60,10 +65,21 @@ def dense_pairs(
         float32 scores.
 
     Raises:
-        InputError: `tile` is not positive.
+        InputError: shapes do not fit, or `tile` is not positive.
 
     Example:
         >>> dense_pairs(jnp.eye(2), jnp.ones((2, 2))).tolist()
         [1.0, 1.0]
     """
+    _check(query, passage)
     return one_to_one(dense, query, passage, tile)
+
+
+def _check(query: Any, passage: Any) -> None:
+    for name, array in (("query", query), ("passage", passage)):
+        if array.ndim != 2:
+            found = f"shape {tuple(array.shape)}"
+            raise InputError("[texts e]", found, where=name)
+    if query.shape[1] != passage.shape[1]:
+        width, found = query.shape[1], passage.shape[1]
+        raise InputError(f"width {width}, as query", f"{found}", where="passage")

@@ -1,17 +1,26 @@
 """MaxSim: scores between texts of which every token has a vector."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
+from m3jax.core.errors import InputError
 from m3jax.core.types import Multivec
-from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles, vary_like
+from m3jax.ops.scores.tiles import (
+    add_tiles,
+    check_tile,
+    map_tiles,
+    one_to_one,
+    vary_like,
+)
 
-# Products of token vectors that are held at once when no tile is given: 32 MiB.
-_PRODUCTS = 2**23
+# Numbers held at once, products forward and vectors backward: 8 MiB. Query tokens
+# that are multiplied at once before more passages are.
+_HELD, _ROWS = 2**21, 2**11
 
 
 def multivec(
@@ -20,20 +29,21 @@ def multivec(
     """MaxSim of all pairs: s_qp = 1/|q| sum_i max_j <q_i, p_j>, over real tokens.
 
     The products `[q p i j]` never exist whole, neither forward nor backward: they are
-    made for `tile` passages at a time, and only which token was the nearest is kept
-    for the gradient, which then costs no product. Of equally near tokens the first
-    one gets the gradient. A text without a token scores 0.
+    made for a few passages and query tokens at a time, and only which token was the
+    nearest is kept for the gradient, which then costs no product. Of equally near
+    tokens the first one gets the gradient. A text without a token scores 0.
 
     Args:
         query: vectors `[q i e]`, mask `[q i]`.
         passage: vectors `[p j e]`, mask `[p j]`.
-        tile: passages at once; None = as many as make products of 32 MiB.
+        tile: passages at once; None = as many as make products of 8 MiB. Where one
+            passage makes more, query tokens are taken in parts.
 
     Returns:
         float32 scores; float32 operands are multiplied in full precision.
 
     Raises:
-        InputError: `tile` is not positive.
+        InputError: shapes do not fit, or `tile` is not positive.
 
     Source: ColBERT (arXiv:2004.12832); the mean over i as in BGE-M3
     (arXiv:2402.03216).
@@ -45,11 +55,14 @@ def multivec(
         [[1.0, 1.0, 1.0]]
     """
     check_tile(tile)
+    _check(query, passage)
+    (q, i), (p, j) = query.mask.shape, passage.mask.shape
+    if 0 in (q, i, p, j):
+        return jnp.zeros((q, p), jnp.float32)
     if tile is None:
-        products = query.mask.size * passage.mask.shape[1]
-        tile = max(1, _PRODUCTS // max(1, products))
+        tile = max(1, _HELD // (j * min(q * i, _ROWS)))
     arrays = query.vectors, query.mask, passage.vectors, passage.mask
-    return _maxsim(*vary_like(arrays), min(tile, len(passage.mask)))
+    return _maxsim(*vary_like(arrays), min(tile, p))
 
 
 def multivec_pairs(
@@ -60,20 +73,38 @@ def multivec_pairs(
     Args:
         query: vectors `[n i e]`, mask `[n i]`.
         passage: vectors `[n j e]`, mask `[n j]`.
-        tile: pairs at once; None = all.
+        tile: pairs at once; None = as many as make products of 8 MiB.
 
     Returns:
         float32 scores.
 
     Raises:
-        InputError: `tile` is not positive.
+        InputError: shapes do not fit, or `tile` is not positive.
 
     Example:
         >>> texts = Multivec(jnp.ones((3, 4, 1)), jnp.ones((3, 4), bool))
         >>> multivec_pairs(texts, texts).tolist()
         [1.0, 1.0, 1.0]
     """
+    _check(query, passage)
+    if tile is None:
+        products = query.mask.shape[-1] * passage.mask.shape[-1]
+        tile = max(1, _HELD // max(1, products))
     return one_to_one(multivec, query, passage, tile)
+
+
+def _check(query: Multivec, passage: Multivec) -> None:
+    for name, text in (("query", query), ("passage", passage)):
+        if text.vectors.ndim != 3:
+            found = f"shape {tuple(text.vectors.shape)}"
+            raise InputError("[texts tokens e]", found, where=f"{name}.vectors")
+        expected = tuple(text.vectors.shape[:2])
+        if tuple(text.mask.shape) != expected:
+            found = f"shape {tuple(text.mask.shape)}"
+            raise InputError(f"shape {expected}", found, where=f"{name}.mask")
+    width, found = query.vectors.shape[2], passage.vectors.shape[2]
+    if width != found:
+        raise InputError(f"width {width}", f"{found}", where="passage.vectors")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -84,68 +115,95 @@ def _maxsim(
     passage_mask: Bool[Array, "p j"],
     tile: int,
 ) -> Float[Array, "q p"]:
-    def step(carry: None, rows: Any) -> tuple[None, Array]:
-        nearest = _products(query, *rows).max(1)
-        return carry, _mean(nearest, query_mask, rows[1])
+    def score(passage: tuple[Array, Array]) -> Float[Array, "t q"]:
+        found = _by_tokens(lambda products: products.max(1).T, query, *passage)
+        return _mean(found, query_mask, passage[1])
 
-    return scan_tiles(step, None, (passage, passage_mask), tile)[1].T
+    return map_tiles(score, (passage, passage_mask), tile).T
 
 
 def _forward(query: Any, query_mask: Any, passage: Any, passage_mask: Any, tile: int):
-    def step(carry: None, rows: Any) -> tuple[None, tuple[Array, Array]]:
-        products = _products(query, *rows)  # [t j q i]: max along a major axis
-        nearest = products.max(1)
+    def best(products: Float[Array, "t j r"]) -> tuple[Array, Array]:
+        found = products.max(1)
         # The first j that reaches the maximum; faster here than argmax.
-        place = jnp.arange(products.shape[1], dtype=jnp.int32)[:, None, None]
-        at = jnp.where(products == nearest[:, None], place, products.shape[1] - 1)
-        short = jnp.int16 if products.shape[1] <= 2**15 else jnp.int32
-        return carry, (_mean(nearest, query_mask, rows[1]), at.min(1).astype(short))
+        last = products.shape[1] - 1
+        place = jnp.arange(last + 1, dtype=jnp.int32)[None, :, None]
+        at = jnp.where(products == found[:, None], place, last).min(1)
+        return found.T, at.astype(jnp.int16 if last < 2**15 else jnp.int32).T
 
-    _, (scores, at) = scan_tiles(step, None, (passage, passage_mask), tile)
+    def score(passage: tuple[Array, Array]) -> tuple[Array, Array]:
+        found, at = _by_tokens(best, query, *passage)
+        return _mean(found, query_mask, passage[1]), at.T
+
+    scores, at = map_tiles(score, (passage, passage_mask), tile)
     return scores.T, (query, query_mask, passage, passage_mask, at)
 
 
 def _backward(tile: int, kept: Any, cotangent: Float[Array, "q p"]):
     query, query_mask, passage, passage_mask, at = kept
+    width = query.shape[2]
     share = query_mask / jnp.maximum(query_mask.sum(1, keepdims=True), 1)  # [q i]
+    tokens, real = query.reshape(-1, width), query_mask.reshape(-1, 1)
 
+    # One passage at a time: rows gathered from or added to several are slow.
     def step(total: Array, rows: Any) -> tuple[Array, Array]:
         vectors, mask, at, cotangent = rows
-        weight = cotangent[:, :, None] * share * mask.any(1)[:, None, None]  # [t q i]
-        flat = at.reshape(len(at), -1).astype(jnp.int32)  # [t q*i]
-        weight = weight.reshape(*flat.shape, 1)
-        chosen = jnp.take_along_axis(vectors, flat[:, :, None], axis=1)
-        total += (weight * chosen).sum(0)
-        row = jnp.arange(len(flat))[:, None]
-        theirs = jnp.zeros(vectors.shape, jnp.float32)
-        theirs = theirs.at[row, flat].add(weight * query.reshape(1, -1, query.shape[2]))
+        weight = (cotangent[:, None] * share * mask.any()).reshape(-1, 1)
+        vectors = jnp.where(mask[:, None], vectors, 0)
+
+        def part(found: Any, start: Any, size: int) -> tuple[Array, Array]:
+            total, theirs = found
+
+            def cut(array: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(array, start, size)
+
+            j, by = cut(at).astype(jnp.int32), cut(weight)
+            ours = cut(total) + by * vectors[j]
+            total = jax.lax.dynamic_update_slice_in_dim(total, ours, start, 0)
+            return total, theirs.at[j].add(by * jnp.where(cut(real), cut(tokens), 0))
+
+        theirs = vary_like(jnp.zeros(vectors.shape, jnp.float32), total)
+        size = max(1, _HELD // width)
+        total, theirs = add_tiles(part, (total, theirs), len(total), size)
         return total, theirs.astype(vectors.dtype)
 
-    total = jnp.zeros((query_mask.size, query.shape[2]), jnp.float32)
+    total = vary_like(jnp.zeros(tokens.shape, jnp.float32), tokens)
     rows = passage, passage_mask, at, cotangent.T
-    total, theirs = scan_tiles(step, vary_like(total, rows, query), rows, tile)
+    total, theirs = jax.lax.scan(step, total, rows)
     return total.reshape(query.shape).astype(query.dtype), None, theirs, None
 
 
 _maxsim.defvjp(_forward, _backward)
 
 
-def _products(
-    query: Float[Array, "q i e"], passage: Float[Array, "t j e"], mask: Bool[Array, "t j"]
-) -> Float[Array, "t j q i"]:
-    products = jnp.einsum(
-        "tje,qie->tjqi",
-        passage,
-        query,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-    return jnp.where(mask[:, :, None, None], products, -jnp.inf)
+def _by_tokens(
+    best: Callable[[Float[Array, "t j r"]], Any],
+    query: Float[Array, "q i e"],
+    passage: Float[Array, "t j e"],
+    mask: Bool[Array, "t j"],
+) -> Any:
+    """What `best` finds, `[r t]`, for all query tokens r of all queries."""
+
+    def part(tokens: Float[Array, "r e"]) -> Any:
+        products = jnp.einsum(
+            "tje,re->tjr",  # a maximum over a major axis is fast
+            passage,
+            tokens,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
+        return best(jnp.where(mask[:, :, None], products, -jnp.inf))
+
+    tokens = query.reshape(-1, query.shape[2])
+    return map_tiles(part, tokens, max(1, _HELD // mask.size))
 
 
 def _mean(
-    nearest: Float[Array, "t q i"], query_mask: Bool[Array, "q i"], mask: Bool[Array, "t j"]
+    nearest: Float[Array, "r t"],
+    query_mask: Bool[Array, "q i"],
+    mask: Bool[Array, "t j"],
 ) -> Float[Array, "t q"]:
     counts = query_mask[None] & mask.any(1)[:, None, None]
+    nearest = nearest.T.reshape(-1, *query_mask.shape)
     total = jnp.where(counts, nearest, 0).sum(2)
-    return total / jnp.maximum(query_mask.sum(1), 1)
+    return total / jnp.maximum(query_mask.sum(1), 1)[None]

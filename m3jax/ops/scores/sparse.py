@@ -7,33 +7,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from m3jax.core.errors import InputError
 from m3jax.core.types import Sparse
-from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles
+from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles, vary_like
 
-# Queries that share a table of their tokens when no tile is given.
-_QUERIES, _PASSAGES = 64, 512
+# Query tokens that share a table, and numbers in a table of passages (8 MiB).
+_COLUMNS, _HELD = 2**12, 2**21
 
 
 def sparse(
     query: Sparse, passage: Sparse, *, tile: int | None = None
 ) -> Float[Array, "q p"]:
-    """Inner products of all pairs: s_qp = sum_v max_{i: q_i = v} w_qi max_{j: p_j = v} w_pj.
+    """Inner products of all pairs: s_qp = sum_v w_qv w_pv, w_v the largest weight of v.
 
-    The distinct tokens of `tile` queries become the columns of two small tables; what
-    a passage holds beside them cannot count. Repeats need not be removed: the tables
-    keep the largest weight, and of equal ones the first token gets the gradient.
+    The tokens of `tile` queries become the columns of two small tables; what a passage
+    holds beside them cannot count. Repeats need not be removed: the tables keep the
+    largest weight, and of equal ones the first token gets the gradient.
 
     Args:
-        query: ids and weights `[q l]`.
+        query: ids and weights `[q l]`; weights are never negative, 0 = no token.
         passage: ids and weights `[p l]`.
-        tile: queries that share a table; None = 64. Memory grows with
-            tile x tokens of a query x 512 passages.
+        tile: queries that share a table; None = as many as have 4,096 tokens.
 
     Returns:
         float32 scores.
 
     Raises:
-        InputError: `tile` is not positive.
+        InputError: shapes do not fit, or `tile` is not positive.
 
     Source: BGE-M3 (arXiv:2402.03216).
 
@@ -44,11 +44,18 @@ def sparse(
         [[6.0]]
     """
     check_tile(tile)
+    _check(query, passage)
+    (q, tokens), (p, longest) = query.ids.shape, passage.ids.shape
+    if 0 in (q, tokens, p, longest):
+        return jnp.zeros((q, p), jnp.float32)
+    query, passage = vary_like((query, passage))
+    queries = min(q, tile or max(1, _COLUMNS // tokens))
+    passages = max(1, _HELD // max(queries * tokens, longest))
 
-    @jax.checkpoint  # the tables are made again, not kept
-    def columns(query: Sparse, passage: Sparse) -> Array:
+    # Inside of loops: the tables are made again, not kept.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def score(query: Sparse, passage: Sparse) -> Array:
         known = jnp.sort(query.ids.ravel())
-        # Equal ids meet in the first of their columns.
         return jnp.einsum(
             "qs,ps->qp",
             _table(query, known),
@@ -58,11 +65,11 @@ def sparse(
 
     def of_queries(carry: None, query: Sparse) -> tuple[None, Array]:
         def of_passages(carry: None, passage: Sparse) -> tuple[None, Array]:
-            return carry, columns(query, passage).T
+            return carry, score(query, passage).T
 
-        return carry, scan_tiles(of_passages, None, passage, _PASSAGES)[1].T
+        return carry, scan_tiles(of_passages, None, passage, passages)[1].T
 
-    return scan_tiles(of_queries, None, query, tile or _QUERIES)[1]
+    return scan_tiles(of_queries, None, query, queries)[1]
 
 
 def sparse_pairs(
@@ -79,22 +86,39 @@ def sparse_pairs(
         float32 scores.
 
     Raises:
-        InputError: `tile` is not positive.
+        InputError: shapes do not fit, or `tile` is not positive.
 
     Example:
         >>> text = Sparse(jnp.array([[5, 5]]), jnp.array([[1.0, 2.0]]))
         >>> sparse_pairs(text, text).tolist()
         [4.0]
     """
+    _check(query, passage)
     return one_to_one(sparse, query, passage, tile)
 
 
+def _check(query: Sparse, passage: Sparse) -> None:
+    for name, text in (("query", query), ("passage", passage)):
+        if text.ids.ndim != 2 or not jnp.issubdtype(text.ids.dtype, jnp.integer):
+            found = f"{text.ids.dtype} {tuple(text.ids.shape)}"
+            raise InputError("integers [texts tokens]", found, where=f"{name}.ids")
+        shape, found = tuple(text.ids.shape), tuple(text.weights.shape)
+        if found != shape:
+            raise InputError(f"shape {shape}", f"{found}", where=f"{name}.weights")
+
+
 def _table(text: Sparse, known: Int[Array, " s"]) -> Float[Array, "n s"]:
-    """The largest weight of each known token in each text, 0 if it is not there."""
-    column = jnp.searchsorted(known, text.ids, method="sort")
-    column = jnp.minimum(column, len(known) - 1)
-    there = known[column] == text.ids
-    return _largest(text.weights, jnp.where(there, column, len(known)), len(known))
+    """The largest weight of each known token in each text, 0 if it is not there.
+
+    Equal tokens of `known`, which is sorted, meet in the first of their columns.
+    """
+    column = jnp.searchsorted(known, text.ids)
+    there = known.at[column].get(mode="clip") == text.ids
+    column = jnp.where(there, column, len(known))
+    table: Any = _largest(text.weights, column, len(known))
+    # A weight that is no number shall not go unseen because no query has its token.
+    lost = jnp.isnan(text.weights).any(1, keepdims=True)
+    return jnp.where(lost, jnp.nan, table)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -107,7 +131,7 @@ def _largest(
 
 
 def _largest_forward(weights: Any, column: Any, columns: int) -> tuple[Array, Any]:
-    table = _largest(weights, column, columns)
+    table: Any = _largest(weights, column, columns)
     row = jnp.arange(len(weights))[:, None]
     strongest = table.at[row, column].get(mode="fill", fill_value=-1) == weights
     place = jnp.broadcast_to(jnp.arange(weights.shape[1]), weights.shape)

@@ -1,5 +1,6 @@
 """Walks along the first axis, a tile at a time."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ def check_tile(tile: int | None) -> None:
     Example:
         >>> check_tile(8)
     """
-    if tile is not None and (not isinstance(tile, int) or tile < 1):
+    whole = isinstance(tile, int) and not isinstance(tile, bool)
+    if tile is not None and (not whole or tile < 1):
         raise InputError("a positive integer or None", repr(tile), where="tile")
 
 
@@ -56,9 +58,7 @@ def scan_tiles(
         return step(carry, rows)
     results = []
     if whole:
-        tiles = jax.tree.map(
-            lambda x: x[:whole].reshape(-1, tile, *x.shape[1:]), rows
-        )
+        tiles = jax.tree.map(lambda x: x[:whole].reshape(-1, tile, *x.shape[1:]), rows)
         carry, found = jax.lax.scan(step, carry, tiles)
         results.append(jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), found))
     if whole < count:
@@ -67,6 +67,67 @@ def scan_tiles(
     if len(results) == 1:
         return carry, results[0]
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+
+
+def map_tiles(function: Callable[[Any], Any], rows: Any, tile: int) -> Any:
+    """Apply a function to a tile of rows at a time, without a gradient of its own.
+
+    The last tile starts earlier where it would be shorter, and some results are found
+    twice: dividing the rows otherwise costs a copy of them.
+
+    Args:
+        function: a tile of the rows -> results with a row for each row.
+        rows: a tree of arrays with the same first axis.
+        tile: rows at once.
+
+    Returns:
+        The results of all rows.
+
+    Example:
+        >>> map_tiles(lambda x: 2 * x, jnp.arange(3), 2)
+        Array([0, 2, 4], dtype=int32)
+    """
+    count = length(rows)
+    if tile >= count:
+        return function(rows)
+
+    def part(start: Any) -> Any:
+        cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=tile)
+        return function(jax.tree.map(lambda x: cut(x, start), rows))
+
+    def step(found: Any, start: jax.Array) -> tuple[Any, None]:
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+        return jax.tree.map(lambda x, y: put(x, y, start), found, part(start)), None
+
+    like = jax.eval_shape(part, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros((count, *x.shape[1:]), x.dtype), like)
+    starts = jnp.minimum(jnp.arange(0, count, tile), count - tile)
+    return jax.lax.scan(step, vary_like(zeros, rows), starts)[0]
+
+
+def add_tiles(
+    step: Callable[[Any, Any, int], Any], carry: Any, count: int, tile: int
+) -> Any:
+    """Change a carry tile by tile; as `scan_tiles`, for steps that cut out their rows.
+
+    Args:
+        step: (carry, first row, rows of this tile) -> carry.
+        carry: at first.
+        count: rows in all; the last tile may have fewer.
+        tile: rows at once.
+
+    Returns:
+        The last carry.
+
+    Example:
+        >>> add_tiles(lambda carry, start, size: carry + size, 0, 5, 2)
+        Array(5, dtype=int32, weak_type=True)
+    """
+    if tile >= count:
+        return step(carry, 0, count)
+    whole = count // tile
+    carry = jax.lax.fori_loop(0, whole, lambda n, x: step(x, n * tile, tile), carry)
+    return step(carry, whole * tile, count % tile) if count % tile else carry
 
 
 def one_to_one(
@@ -83,18 +144,28 @@ def one_to_one(
     Returns:
         A score a pair.
 
+    Raises:
+        InputError: `tile` is not positive, or there are not as many of both.
+
     Example:
         >>> one_to_one(lambda q, p: q[:, None] + p, jnp.ones(2), jnp.ones(2), None)
         Array([2., 2.], dtype=float32)
     """
     check_tile(tile)
+    count, found = length(query), length(passage)
+    if count != found:
+        raise InputError(
+            f"{count} texts, one for each query", f"{found}", where="passage"
+        )
 
-    def one(pair: tuple[Any, Any]) -> jax.Array:
-        return score(*jax.tree.map(lambda x: x[None], pair))[0, 0]
+    def one(query: Any, passage: Any) -> jax.Array:
+        return score(*jax.tree.map(lambda x: x[None], (query, passage)))[0, 0]
 
-    if tile is None:
-        return jax.vmap(one)((query, passage))
-    return jax.lax.map(one, (query, passage), batch_size=tile)
+    def step(carry: None, pairs: tuple[Any, Any]) -> tuple[None, jax.Array]:
+        return carry, jax.vmap(one)(*pairs)
+
+    pairs = vary_like((query, passage))
+    return scan_tiles(step, None, pairs, tile or max(1, count))[1]
 
 
 def vary_like(tree: Any, *others: Any) -> Any:
