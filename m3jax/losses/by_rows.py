@@ -6,14 +6,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from m3jax.core.errors import InputError
-from m3jax.ops.scores.tiles import check_tile, length, scan_tiles, vary_like
+from m3jax.ops.scores.tiles import add_tiles, check_tile, length, vary_like
 
 Gradient = Literal["eager", "late"]
 # (rows, facts of rows, shared, facts that are shared) -> (a value a row, more a row)
 PerRow = Callable[[Any, Any, Any, Any], tuple[jax.Array, Any]]
+# (total so far, as PerRow, what weighs it) -> (new total, (found, gradients by rows))
+Add = Callable[..., tuple[Any, tuple[tuple[jax.Array, Any], Any]]]
 
 
 def check_gradient(gradient: str) -> None:
@@ -38,6 +40,8 @@ def by_rows(
     *,
     tile: int | None,
     gradient: Gradient = "eager",
+    counts: Bool[Array, " b"] | None = None,
+    add: Add | None = None,
 ) -> tuple[Float[Array, " b"], Any]:
     """Apply a function to a tile of rows at a time, with little memory for gradients.
 
@@ -47,21 +51,30 @@ def by_rows(
     made once more. late: value and intermediate results are made a second time when
     the weights are known, always. A mean is faster with eager, other sums with late.
 
+    With a tile: `jax.grad` of it may be differentiated again, but there is no
+    `jax.jvp` of the values. Under `jax.vmap` eager makes both gradients, and under
+    `jax.checkpoint` the values once more: late is as good there, or better.
+
     Args:
         function: gives a float32 value for each row, which depends on this row and on
-            `shared` alone, and a tree of arrays, a row each, without gradient.
+            `shared` alone, and a tree of arrays, a row each, without gradient. It
+            holds no traced array of its own.
         rows: arrays `[b ...]` with gradients.
         row_facts: arrays `[b ...]` without gradients.
         shared: arrays with gradients that all rows see.
         shared_facts: the same without gradients.
         tile: rows at once; None = all, differentiated as jax does.
         gradient: when it is made.
+        counts: False = the row gives 0 and no gradient, whatever it holds, NaN too,
+            and its weight is not looked at; a tile in which no row counts costs
+            nothing.
+        add: how a tile is differentiated, if not as jax does; see `add_tile`.
 
     Returns:
         Values `[b]`, and the other tree.
 
     Raises:
-        InputError: `tile` is not positive.
+        InputError: `tile` is not a positive integer, or `gradient` neither way.
 
     Example:
         >>> def function(rows, row_facts, shared, shared_facts):
@@ -72,45 +85,59 @@ def by_rows(
     """
     check_tile(tile)
     check_gradient(gradient)
+    # What does not count may be NaN, and 0 x NaN would be in the gradient by `shared`.
+    given = _only(counts, rows), row_facts, shared, shared_facts
     if tile is None or tile >= length(rows):
-        return function(rows, row_facts, shared, shared_facts)
+        values, more = _only(counts, function(*given))
+        return values, jax.lax.stop_gradient(more)
     # Sums over devices belong outside of the loop and of the choice in it.
-    rows, row_facts, shared, shared_facts = vary_like(
-        (rows, row_facts, shared, shared_facts)
+    return _tiled(function, add, tile, gradient, *vary_like((*given, counts)))
+
+
+def add_tile(
+    function: PerRow,
+    total: Any,
+    rows: Any,
+    row_facts: Any,
+    shared: Any,
+    shared_facts: Any,
+    weigh: Callable[[tuple[Array, Any]], Array],
+) -> tuple[Any, tuple[tuple[Array, Any], Any]]:
+    """Differentiate a tile as jax does; any `add` of `by_rows` does the same.
+
+    Its gradient by `shared` exists beside the total. Where `shared` is too large for
+    that, an `add` of one's own can add it piece by piece.
+
+    Args:
+        function: as of `by_rows`; an `add` of one's own has no such argument.
+        total: gradients by `shared` of the tiles before, float32 at least.
+        rows: a tile.
+        row_facts: of the tile.
+        shared: as of `by_rows`.
+        shared_facts: as of `by_rows`.
+        weigh: what the function found -> the weight of each value, a float32.
+
+    Returns:
+        The total with that of this tile; what the function found, and the gradients
+        by the rows.
+
+    Example:
+        >>> def function(rows, row_facts, shared, shared_facts):
+        ...     return rows * shared, None
+        >>> given = jnp.arange(3.0), None, jnp.float32(2), None
+        >>> total, _ = add_tile(function, jnp.float32(1), *given, lambda _: jnp.ones(3))
+        >>> float(total)
+        4.0
+    """
+    values, pull, more = jax.vjp(
+        lambda rows, shared: function(rows, row_facts, shared, shared_facts),
+        rows,
+        shared,
+        has_aux=True,
     )
-    return _tiled(function, tile, gradient, rows, row_facts, shared, shared_facts)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _tiled(
-    function: PerRow,
-    tile: int,
-    gradient: Gradient,
-    rows: Any,
-    row_facts: Any,
-    shared: Any,
-    shared_facts: Any,
-) -> tuple[Array, Any]:
-    def step(carry: None, part: Any) -> tuple[None, tuple[Array, Any]]:
-        return carry, function(*part, shared, shared_facts)
-
-    return scan_tiles(step, None, (rows, row_facts), tile)[1]
-
-
-def _forward(
-    function: PerRow,
-    tile: int,
-    gradient: Gradient,
-    rows: Any,
-    row_facts: Any,
-    shared: Any,
-    shared_facts: Any,
-) -> tuple[tuple[Array, Any], Any]:
-    given = rows, row_facts, shared, shared_facts
-    if gradient == "late":
-        return _tiled(function, tile, gradient, *given), (given, None)
-    found, slopes = gradients(function, tile, *given, lambda found, _: jnp.ones_like(found[0]))
-    return found, (given, slopes)
+    of_rows, of_shared = pull(weigh((values, more)))
+    total = jax.tree.map(lambda sum, x: sum + x.astype(sum.dtype), total, of_shared)
+    return total, ((values, more), of_rows)
 
 
 def gradients(
@@ -120,8 +147,12 @@ def gradients(
     row_facts: Any,
     shared: Any,
     shared_facts: Any,
-    weigh: Callable[[Array, Any], Array],
+    weigh: Callable[[Any, Any], Array],
     weights: Any = None,
+    *,
+    counts: Bool[Array, " b"] | None = None,
+    add: Add | None = None,
+    slopes: tuple[Any, Any] | None = None,
 ) -> tuple[tuple[Array, Any], tuple[Any, Any]]:
     """Values and gradients of a weighted sum of them, a tile of rows at a time.
 
@@ -134,53 +165,221 @@ def gradients(
         shared_facts: as of `by_rows`.
         weigh: (what the function found for a tile, `weights` of it) -> cotangents.
         weights: arrays `[b ...]`.
+        counts: as of `by_rows`.
+        add: as of `by_rows`.
+        slopes: gradients by `rows` and by `shared` to start from; None = zeros.
 
     Returns:
-        What the function found, and the gradients by `rows` and by `shared`.
+        What the function found, and the gradients by `rows` and by `shared`, the
+        latter in float32 at least.
     """
+    add = add or functools.partial(add_tile, function)
+    given = rows, row_facts, weights, counts
 
-    def step(total: Any, part: Any) -> tuple[Any, Any]:
-        rows, row_facts, weights = part
-        values, pull, more = jax.vjp(
-            lambda rows, shared: function(rows, row_facts, shared, shared_facts),
-            rows,
-            shared,
-            has_aux=True,
-        )
-        by_rows, by_shared = pull(weigh((values, more), weights))
-        total = jax.tree.map(lambda sum, x: sum + x.astype(sum.dtype), total, by_shared)
-        return total, ((values, more), by_rows)
+    def step(carry: Any, start: Any, size: int) -> Any:
+        rows, row_facts, weights, counts = _cut(given, start, size)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shared)
-    zeros = vary_like(zeros, rows, shared)
-    total, (found, by_rows) = scan_tiles(step, zeros, (rows, row_facts, weights), tile)
-    return found, (by_rows, total)
+        def weighed(found: tuple[Array, Any]) -> Array:
+            return _only(counts, weigh(found, weights))
+
+        def run(carry: Any) -> Any:
+            *whole, total = carry
+            total, part = add(total, rows, row_facts, shared, shared_facts, weighed)
+            return *_put(whole, _only(counts, list(part)), start), total
+
+        return _if_any(counts, run, carry)
+
+    def zeros(x: Array) -> Array:
+        return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+
+    if slopes is None:
+        slopes = jax.tree.map(jnp.zeros_like, rows), jax.tree.map(zeros, shared)
+    found = _nothing(function, rows, row_facts, shared, shared_facts)
+    carry = vary_like((found, *slopes), rows, shared)
+    found, *slopes = add_tiles(step, carry, length(rows), tile)
+    return found, tuple(slopes)
+
+
+def _cut(tree: Any, start: Any, size: int) -> Any:
+    """Some rows of arrays."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), tree)
+
+
+def _put(tree: Any, part: Any, start: Any) -> Any:
+    """Arrays with other values in some rows."""
+    return jax.tree.map(
+        lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0), tree, part
+    )
+
+
+def _nothing(
+    function: PerRow, rows: Any, row_facts: Any, shared: Any, shared_facts: Any
+) -> Any:
+    """Zeros of the shape of what the function finds."""
+    found = jax.eval_shape(function, rows, row_facts, shared, shared_facts)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+
+
+def _only(counts: Array | None, tree: Any) -> Any:
+    """Zeros in rows that do not count."""
+    if counts is None:
+        return tree
+
+    def only(x: Array) -> Array:
+        where = counts.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.where(where, x, jnp.zeros_like(x))
+
+    return jax.tree.map(only, tree)
+
+
+def _if_any(counts: Array | None, run: Callable[[Any], Any], carry: Any) -> Any:
+    """`run(carry)`, or the carry as it is where no row counts."""
+    if counts is None:
+        return run(carry)
+    return jax.lax.cond(counts.any(), run, lambda carry: carry, carry)
+
+
+def _values(
+    function: PerRow,
+    add: Add | None,
+    tile: int,
+    gradient: Gradient,
+    rows: Any,
+    row_facts: Any,
+    shared: Any,
+    shared_facts: Any,
+    counts: Array | None,
+) -> tuple[Array, Any]:
+    given = rows, row_facts, counts
+
+    def step(found: Any, start: Any, size: int) -> Any:
+        rows, row_facts, counts = _cut(given, start, size)
+
+        def run(found: Any) -> Any:
+            part = function(rows, row_facts, shared, shared_facts)
+            return _put(found, _only(counts, part), start)
+
+        return _if_any(counts, run, found)
+
+    found = _nothing(function, rows, row_facts, shared, shared_facts)
+    return add_tiles(step, vary_like(found, rows, shared), length(rows), tile)
+
+
+_tiled = jax.custom_vjp(_values, nondiff_argnums=(0, 1, 2, 3))
+
+
+def _forward(
+    function: PerRow,
+    add: Add | None,
+    tile: int,
+    gradient: Gradient,
+    *given: Any,
+) -> tuple[tuple[Array, Any], Any]:
+    if gradient == "late":
+        return _values(function, add, tile, gradient, *given), (given, None)
+    rows, row_facts, shared, shared_facts, counts = given
+
+    def one(found: Any, _: None) -> Array:
+        return jnp.ones_like(found[0])
+
+    found, slopes = gradients(
+        function,
+        tile,
+        rows,
+        row_facts,
+        shared,
+        shared_facts,
+        one,
+        counts=counts,
+        add=add,
+    )
+    return found, (given, slopes)
 
 
 def _backward(
-    function: PerRow, tile: int, gradient: Gradient, kept: Any, cotangents: Any
-) -> tuple[Any, None, Any, None]:
+    function: PerRow,
+    add: Add | None,
+    tile: int,
+    gradient: Gradient,
+    kept: Any,
+    cotangents: Any,
+) -> tuple[Any, None, Any, None, None]:
     given, slopes = kept
-    weights, _ = cotangents
-
-    def again() -> tuple[Any, Any]:
-        return gradients(function, tile, *given, lambda _, weights: weights, weights)[1]
-
-    def scaled() -> tuple[Any, Any]:
-        return jax.tree.map(lambda x: x * weights[0].astype(x.dtype), slopes)
-
-    if gradient == "late":
-        by_rows, by_shared = again()
+    rows, _, shared, _, counts = given
+    weights = _only(counts, cotangents[0])
+    if slopes is None:
+        found = _again(function, add, tile, given, weights)
     else:
-        same = jnp.all(weights == weights[0])
-        by_rows, by_shared = jax.lax.cond(same, scaled, again)
-    rows, _, shared, _ = given
-    return (
-        jax.tree.map(lambda x, like: x.astype(like.dtype), by_rows, rows),
-        None,
-        jax.tree.map(lambda x, like: x.astype(like.dtype), by_shared, shared),
-        None,
+        found = _scaled(function, add, tile, given, weights, slopes)
+    by_rows, by_shared = jax.tree.map(
+        lambda x, y: x.astype(y.dtype), found, (rows, shared)
     )
+    return by_rows, None, by_shared, None, None
+
+
+def _again(
+    function: PerRow,
+    add: Add | None,
+    tile: int,
+    given: Any,
+    weights: Array,
+    slopes: tuple[Any, Any] | None = None,
+) -> tuple[Any, Any]:
+    """Gradients by rows and `shared`, from the values on."""
+    rows, row_facts, shared, shared_facts, counts = given
+
+    def known(_: Any, weights: Array) -> Array:
+        return weights
+
+    return gradients(
+        function,
+        tile,
+        rows,
+        row_facts,
+        shared,
+        shared_facts,
+        known,
+        weights,
+        counts=counts,
+        add=add,
+        slopes=slopes,
+    )[1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _scaled(
+    function: PerRow,
+    add: Add | None,
+    tile: int,
+    given: Any,
+    weights: Array,
+    slopes: tuple[Any, Any],
+) -> tuple[Any, Any]:
+    """As `_again`, by those of a weight of 1 if the weights are the same."""
+    *given, counts = given
+    ones = jnp.ones(weights.shape, bool) if counts is None else counts
+    first = weights[jnp.argmax(ones)]
+    same = ((weights == first) | ~ones).all()
+    # The gradients stay where they are: they are kept and the tiles are left out, or a
+    # loop that turns once clears them; a choice of two results would hold both.
+    _, slopes = jax.lax.while_loop(
+        lambda state: state[0],
+        lambda state: jax.tree.map(jnp.zeros_like, state),
+        (~same, slopes),
+    )
+    found = _again(function, add, tile, (*given, ones & ~same), weights, slopes)
+    # In float32: a small weight has few digits in bfloat16.
+    scale = jnp.where(same, first, 1)
+    return jax.tree.map(lambda x: x * scale, found)
+
+
+@_scaled.defjvp
+def _scaled_jvp(
+    function: PerRow, add: Add | None, tile: int, primals: Any, tangents: Any
+) -> tuple[Any, Any]:
+    # Weights that are the same here need not be the same next to it.
+    again = functools.partial(_again, function, add, tile)
+    return jax.jvp(again, primals[:2], tangents[:2])
 
 
 _tiled.defvjp(_forward, _backward)
