@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from m3jax.core.errors import InputError
 from m3jax.core.types import Multivec, Sparse
 from m3jax.ops import scores
 from m3jax.ops.scores import tiles
+from tests.programs import equations, traced
 
 QUERIES, PASSAGES, QUERY_TOKENS, PASSAGE_TOKENS, WIDTH = 6, 8, 4, 5, 3
 
@@ -340,16 +341,6 @@ def test_no_texts(name: str, queries: int, passages: int) -> None:
             assert jax.eval_shape(pairs, query, passage).shape == (0,)
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """All of a program, also inside of loops and rules."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
-
-
 LARGE = {
     # queries, tokens, passages, tokens, width
     "sparse": [(64, 32, 512, 512, 0), (4096, 64, 16, 8192, 0), (2, 8192, 2, 8192, 0)],
@@ -388,9 +379,9 @@ def test_nothing_is_large(name: str, sizes: tuple[int, ...]) -> None:
         shape((p, j, *values[1:]), jnp.float32),
         shape((p, j), facts),
     )
-    program = jax.make_jaxpr(jax.value_and_grad(loss, (0, 2)))(*arguments)
+    program = traced(jax.value_and_grad(loss, (0, 2)), *arguments)
     given = max(math.prod(x.shape) for x in arguments)
-    found = [var.aval for eqn in equations(program.jaxpr) for var in eqn.outvars]
+    found = [var.aval for eqn in equations(program) for var in eqn.outvars]
     kept = [x for x in found if getattr(x, "dtype", None) == jnp.int16]
     assert all(math.prod(x.shape) <= q * i * p for x in kept)
     assert len(kept) > 0 or name == "sparse"
@@ -408,10 +399,10 @@ def test_scores_are_full_precision(name: str) -> None:
             head.build(query, query_facts), head.build(passage, passage_facts), tile=2
         ).sum()
 
-    program = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(query, passage)
+    program = traced(jax.value_and_grad(loss, (0, 1)), query, passage)
     found = [
         equation.params["precision"]
-        for equation in equations(program.jaxpr)
+        for equation in equations(program)
         if equation.primitive.name == "dot_general"
     ]
     assert found
