@@ -114,12 +114,13 @@ def test_the_loss_example_runs_on_all_devices() -> None:
 
     value, gradient = loss(start)
     state = optimizer.init(start)
-    updates, _ = optimizer.update(gradient, state)
-    found, _, same = names["train"](start, state, query, passage)
+    _, expected = optimizer.update(gradient, state)
+    _, found, same = names["train"](start, state, query, passage)
     np.testing.assert_allclose(same, value, rtol=1e-5)
     assert names["value"] < value / 2
-    for x, y, moved in zip(*map(jax.tree.leaves, (found, start, updates)), strict=True):
-        np.testing.assert_allclose(x - y, moved, atol=2e-5)
+    # Adam's first moment is a tenth of the gradient.
+    for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * float(np.abs(y).max()))
 
 
 def test_configs_are_what_they_say() -> None:
