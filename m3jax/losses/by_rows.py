@@ -183,21 +183,24 @@ def gradients(
             return _only(counts, weigh(found, weights))
 
         def run(carry: Any) -> Any:
-            *whole, total = carry
+            found, of_rows, total = carry
             total, part = add(total, rows, row_facts, shared, shared_facts, weighed)
-            return *_put(whole, _only(counts, list(part)), start), total
+            found, of_rows = _put((found, of_rows), _only(counts, part), start)
+            return found, of_rows, total
 
         return _if_any(counts, run, carry)
 
     def zeros(x: Array) -> Array:
         return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
 
-    if slopes is None:
-        slopes = jax.tree.map(jnp.zeros_like, rows), jax.tree.map(zeros, shared)
+    of_rows, total = slopes or (
+        jax.tree.map(jnp.zeros_like, rows),
+        jax.tree.map(zeros, shared),
+    )
     found = _nothing(function, rows, row_facts, shared, shared_facts)
-    carry = vary_like((found, *slopes), rows, shared)
-    found, *slopes = add_tiles(step, carry, length(rows), tile)
-    return found, tuple(slopes)
+    carry = vary_like((found, of_rows, total), rows, shared)
+    found, of_rows, total = add_tiles(step, carry, length(rows), tile)
+    return found, (of_rows, total)
 
 
 def _cut(tree: Any, start: Any, size: int) -> Any:
@@ -207,9 +210,11 @@ def _cut(tree: Any, start: Any, size: int) -> Any:
 
 def _put(tree: Any, part: Any, start: Any) -> Any:
     """Arrays with other values in some rows."""
-    return jax.tree.map(
-        lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0), tree, part
-    )
+
+    def put(x: Array, y: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, y.astype(x.dtype), start, 0)
+
+    return jax.tree.map(put, tree, part)
 
 
 def _nothing(

@@ -9,12 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 from m3jax.core.errors import InputError
 from m3jax.losses import checks
 from m3jax.losses.by_rows import Gradient, by_rows
-from m3jax.ops.scores.tiles import add_tiles
+from m3jax.losses.products import add_product, product
 
 # Bytes of float32 logits that exist at once, if nobody says otherwise.
 _BUDGET = 128 * 2**20
-# Rows of the table whose gradient is added at once; elsewhere XLA may hold it twice.
-_PIECE = 4096
 
 
 def masked_lm(
@@ -210,7 +208,7 @@ def _tile(hidden: Array, facts: Any, shared: Any, _: None) -> tuple[Array, None]
 
 
 def _logits(hidden: Array, table: Array, bias: Array | None) -> Array:
-    logits = _product("td,vd->tv", hidden, table)
+    logits = product("td,vd->tv", hidden, table)
     return logits if bias is None else logits + bias.astype(jnp.float32)[None]
 
 
@@ -239,26 +237,9 @@ def _add(
     if of_bias is not None:
         of_bias += slope.sum(0)
     slope = slope.astype(jnp.result_type(hidden, table))
-
-    def add(of_table: Array, start: Any, size: int) -> Array:
-        part = jax.lax.dynamic_slice_in_dim(slope, start, size, 1)
-        before = jax.lax.dynamic_slice_in_dim(of_table, start, size)
-        after = before + _product("tv,td->vd", part, hidden)
-        return jax.lax.dynamic_update_slice_in_dim(of_table, after, start, 0)
-
-    of_table = add_tiles(add, of_table, len(table), _PIECE)
-    of_hidden = _product("tv,vd->td", slope, table)
+    of_table = add_product(of_table, slope, hidden)
+    of_hidden = product("tv,vd->td", slope, table)
     return (of_table, of_bias), ((loss, None), of_hidden)
-
-
-def _product(how: str, one: Array, two: Array) -> Float[Array, "..."]:
-    return jnp.einsum(
-        how,
-        one,
-        two,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
 
 
 def _check(

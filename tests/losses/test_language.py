@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from m3jax import losses
 from m3jax.core.errors import InputError
-from m3jax.losses import language
+from m3jax.losses import language, products
 from tests.losses import definitions
 from tests.programs import equations, shapes, traced
 
@@ -95,7 +95,7 @@ def made(tile: Any, gradient: Gradient, piece: int) -> Callable[..., Any]:
             return losses.masked_lm(hidden, table, labels, bias=bias, **rest)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(language, "_PIECE", piece)
+            patch.setattr(products, "_PIECE", piece)
             patch.setattr(language, "_BUDGET", 4 * V * 4)
             found, back = jax.vjp(loss, hidden, jnp.float32(TABLE), jnp.float32(BIAS))
             return found, *back(weights)
@@ -216,13 +216,14 @@ def test_nan_is_not_hidden(tile: int | None) -> None:
 def test_what_does_not_count_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """4 tokens of 10 count, here and there: 2 tiles of 3, and not 4."""
     found: list[str] = []
-    product = language._product
+    product = products.product
 
     def count(how: str, one: Any, two: Any) -> Any:
         jax.debug.callback(lambda: found.append(how))
         return product(how, one, two)
 
-    monkeypatch.setattr(language, "_product", count)
+    for module in (language, products):
+        monkeypatch.setattr(module, "product", count)
     run = made.__wrapped__(3, "eager", 4096)  # others share one that does not count
     # A tile: its logits, and the gradients of hidden states and of the table.
     for name, number in (("uniform", 3), ("mixed", 3 + 3)):
