@@ -4,8 +4,8 @@
 
 64 queries of 32 tokens, 8 passages each of 256 tokens, 1,024 wide; on both sides the
 sparse weights have no repeats. The two take turns, with two threads each. Memory: what
-the process of FlagEmbedding grows by at its peak, and XLA's arguments, results and
-temporaries of ours.
+the process of FlagEmbedding grows by at its peak, and what XLA counts as temporary of
+ours, both without the embeddings and the gradients by them; then with the gradients.
 """
 
 import argparse
@@ -14,12 +14,20 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-B, G, I, J, E, VOCAB, TEMPERATURE = 64, 8, 32, 256, 1_024, 250_002, 0.02
+from benchmarks.table import Row, show
+from m3jax import losses
+from m3jax.core.types import Embeddings, Multivec, Sparse
+
+B, G, E, VOCAB, TEMPERATURE = 64, 8, 1_024, 250_002, 0.02
+SIDES = ("query", B, 32), ("passage", B * G, 256)  # texts, tokens
 
 PEER = """
 import json, sys, time
@@ -61,7 +69,8 @@ for line in sys.stdin:
     loss.backward()
     seconds = time.perf_counter() - start
     grown = peak() - before
-    print(json.dumps([seconds, grown * 1024, float(loss)]), flush=True)
+    kept = sum(x.grad.nbytes for side in sides for x in side)
+    print(json.dumps([seconds, grown * 1024, kept, float(loss.detach())]), flush=True)
 """
 
 
@@ -69,18 +78,18 @@ def embeddings(seed: int = 0) -> dict[str, np.ndarray]:
     """What the heads of a model give, with padding; ids of a text are distinct."""
     rng = np.random.default_rng(seed)
     found: dict[str, np.ndarray] = {}
-    for name, rows, length in (("query", B, I), ("passage", B * G, J)):
-        lengths = rng.integers(length // 2, length + 1, rows)
+    for name, count, length in SIDES:
+        lengths = rng.integers(length // 2, length + 1, count)
         # One place more, for CLS, which has no vector.
         mask = np.arange(length + 1)[None] <= lengths[:, None]
-        dense = rng.normal(size=(rows, E)).astype(np.float32)
-        vectors = rng.normal(size=(rows, length, E)).astype(np.float32)
+        dense = rng.normal(size=(count, E)).astype(np.float32)
+        vectors = rng.normal(size=(count, length, E)).astype(np.float32)
         for x in (dense, vectors):
             x /= np.linalg.norm(x, axis=-1, keepdims=True)
         ids = np.stack(
-            [rng.choice(VOCAB - 4, length, replace=False) for _ in range(rows)]
+            [rng.choice(VOCAB - 4, length, replace=False) for _ in range(count)]
         )
-        weights = np.abs(rng.normal(size=(rows, length))).astype(np.float32)
+        weights = np.abs(rng.normal(size=(count, length))).astype(np.float32)
         found[f"{name}_dense"] = dense
         found[f"{name}_vectors"] = vectors * mask[:, 1:, None]
         found[f"{name}_ids"] = ids.astype(np.int64) + 4
@@ -89,13 +98,18 @@ def embeddings(seed: int = 0) -> dict[str, np.ndarray]:
     return found
 
 
-def compare(peer: str, rounds: int, folder: Path) -> dict[str, float]:
-    """Take turns, and say how much faster and smaller ours is."""
-    import jax
+def rows(rounds: int, peer: str) -> list[Row]:
+    """Take turns, and say how much faster and smaller ours is.
 
-    from m3jax import losses
-    from m3jax.core.types import Embeddings, Multivec, Sparse
+    Args:
+        rounds: one more than what counts, for the first one warms up.
+        peer: interpreter that has FlagEmbedding.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return _rows(rounds, peer, Path(folder))
 
+
+def _rows(rounds: int, peer: str, folder: Path) -> list[Row]:
     data = embeddings()
     np.savez(folder / "data.npz", **data)  # type: ignore[arg-type]
 
@@ -106,10 +120,8 @@ def compare(peer: str, rounds: int, folder: Path) -> dict[str, float]:
             Multivec(data[f"{name}_vectors"], data[f"{name}_attention"][:, 1:] > 0),
         )
         if name == "query":
-            return jax.tree.map(jax.numpy.asarray, found)
-        return jax.tree.map(
-            lambda x: jax.numpy.asarray(x.reshape(B, G, *x.shape[1:])), found
-        )
+            return jax.tree.map(jnp.asarray, found)
+        return jax.tree.map(lambda x: jnp.asarray(x.reshape(B, G, *x.shape[1:])), found)
 
     def mean(query: Embeddings, passage: Embeddings) -> jax.Array:
         found = losses.m3(
@@ -131,11 +143,11 @@ def compare(peer: str, rounds: int, folder: Path) -> dict[str, float]:
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert process.stdin is not None and process.stdout is not None
-    ours, theirs, peak, loss = [], [], 0.0, 0.0
+    ours, theirs, peak, kept, loss, value = [], [], 0.0, 0.0, 0.0, 0.0
     for _ in range(rounds):
         process.stdin.write("\n")
         process.stdin.flush()
-        seconds, peak, loss = json.loads(process.stdout.readline())
+        seconds, peak, kept, loss = json.loads(process.stdout.readline())
         theirs.append(seconds)
         start = time.perf_counter()
         value = jax.block_until_ready(compiled(*arrays))[0]
@@ -143,38 +155,56 @@ def compare(peer: str, rounds: int, folder: Path) -> dict[str, float]:
     process.stdin.close()
     process.wait()
     # The first round of each warms up.
-    ratios = [t / o for t, o in zip(theirs[1:], ours[1:], strict=True)]
-    return {
-        "ours, s": statistics.median(ours[1:]),
-        "FlagEmbedding, s": statistics.median(theirs[1:]),
-        "speed": statistics.median(theirs[1:]) / statistics.median(ours[1:]),
-        "least by round": min(ratios),
-        "most by round": max(ratios),
-        "our temporaries, bytes": memory.temp_size_in_bytes,
-        "our results, bytes": memory.output_size_in_bytes,
-        "their growth, bytes": peak,
-        "loss": float(value),
-        "their loss": loss,
-    }
+    mine, other = statistics.median(ours[1:]), statistics.median(theirs[1:])
+    ratios = sorted(t / o for t, o in zip(theirs[1:], ours[1:], strict=True))
+    np.testing.assert_allclose(value, loss, rtol=1e-4)
+    name = "m3, all heads, 64 queries x 512 passages, FlagEmbedding"
+    gradients = memory.output_size_in_bytes
+    return [
+        Row(
+            f"{name}, time",
+            f"{mine:.2f} s",
+            f"{other:.2f} s",
+            f"{other / mine:.2f} x faster ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+            ">= 1.5 x",
+        ),
+        memory_row(
+            f"{name}, memory without gradients",
+            memory.temp_size_in_bytes,
+            peak - kept,
+            "<= 1/8",
+        ),
+        memory_row(
+            f"{name}, memory with gradients of the embeddings",
+            memory.temp_size_in_bytes + gradients,
+            peak,
+            "",
+        ),
+    ]
+
+
+def memory_row(name: str, ours: float, other: float, target: str) -> Row:
+    """Two sizes in bytes."""
+    return Row(
+        name,
+        f"{ours / 2**20:.0f} MiB",
+        f"{other / 2**20:.0f} MiB",
+        f"1/{other / ours:.1f}",
+        target,
+    )
 
 
 def main() -> None:
     """Print the comparison."""
-    import tempfile
-
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer", default=os.environ.get("M3JAX_PEERS"))
     parser.add_argument("--rounds", type=int, default=6)
     flags = parser.parse_args()
     if not flags.peer:
         sys.exit("set M3JAX_PEERS to a python with FlagEmbedding")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, x in compare(flags.peer, flags.rounds, Path(folder)).items():
-            print(
-                f"{name}: {x:,.4g}"
-                if "bytes" not in name
-                else f"{name}: {x / 2**20:,.1f} MiB"
-            )
+    show(rows(flags.rounds, flags.peer))
 
 
 if __name__ == "__main__":

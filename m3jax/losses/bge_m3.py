@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.errors import InputError
-from m3jax.core.types import Embeddings, Leaf, Multivec
+from m3jax.core.types import Embeddings, Leaf
 from m3jax.losses import checks
 from m3jax.losses.candidates import Facts, among_passages, facts
 from m3jax.losses.classification import softmax_cross_entropy
@@ -142,8 +142,6 @@ def m3(
 
     mine = facts(b, g, axis_name, where, in_batch, query_ids, passage_ids)
     flat = jax.tree.map(lambda x: x.reshape(b * g, *x.shape[2:]), passage)
-    if compat:
-        flat = _zeros_for_padding(flat)
     # What a score meets: all passages, or with compat those of this device, where the
     # direct loss of the dense scores still meets all.
     wide = _sight(mine, axis_name)
@@ -156,7 +154,8 @@ def m3(
         one, two = getattr(query, name), getattr(flat, name)
         if width is not None:
             one, two = prefix(one, width), prefix(two, width)
-        return home(getattr(scores, name)(everyones(one, axis), two), axis)
+        options = {"padding_is_zero": True} if compat and name == "multivec" else {}
+        return home(getattr(scores, name)(everyones(one, axis), two, **options), axis)
 
     def views(name: str, whole: Array) -> list[_View]:
         if name != "dense":
@@ -298,17 +297,6 @@ def _cross_entropy(
     logits = jnp.where(where | ~real[:, None], logits, -jnp.inf)
     logs = jax.nn.log_softmax(logits, axis=1)
     return jnp.where(real, -jnp.where(where, target * logs, 0).sum(1), 0)
-
-
-def _zeros_for_padding(passage: Embeddings) -> Embeddings:
-    """Padding as FlagEmbedding has it: a token with a vector of zeros."""
-    if passage.multivec is None:
-        return passage
-    real = passage.multivec.mask
-    vectors = jnp.where(real[..., None], passage.multivec.vectors, 0)
-    return Embeddings(
-        passage.dense, passage.sparse, Multivec(vectors, jnp.ones_like(real))
-    )
 
 
 def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[int, int]:

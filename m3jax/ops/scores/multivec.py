@@ -24,7 +24,11 @@ _HELD, _ROWS = 2**21, 2**11
 
 
 def multivec(
-    query: Multivec, passage: Multivec, *, tile: int | None = None
+    query: Multivec,
+    passage: Multivec,
+    *,
+    tile: int | None = None,
+    padding_is_zero: bool = False,
 ) -> Float[Array, "q p"]:
     """MaxSim of all pairs: s_qp = 1/|q| sum_i max_j <q_i, p_j>, over real tokens.
 
@@ -38,6 +42,8 @@ def multivec(
         passage: vectors `[p j e]`, mask `[p j]`.
         tile: passages at once; None = as many as make products of 8 MiB. Where one
             passage makes more, query tokens are taken in parts.
+        padding_is_zero: padding of a passage counts as a vector of zeros, so that no
+            token of a query scores below 0 there. FlagEmbedding's training has it so.
 
     Returns:
         float32 scores; float32 operands are multiplied in full precision.
@@ -62,7 +68,7 @@ def multivec(
     if tile is None:
         tile = max(1, _HELD // (j * min(q * i, _ROWS)))
     arrays = query.vectors, query.mask, passage.vectors, passage.mask
-    return _maxsim(*vary_like(arrays), min(tile, p))
+    return _maxsim(*vary_like(arrays), min(tile, p), padding_is_zero)
 
 
 def multivec_pairs(
@@ -107,22 +113,33 @@ def _check(query: Multivec, passage: Multivec) -> None:
         raise InputError(f"width {width}", f"{found}", where="passage.vectors")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _maxsim(
     query: Float[Array, "q i e"],
     query_mask: Bool[Array, "q i"],
     passage: Float[Array, "p j e"],
     passage_mask: Bool[Array, "p j"],
     tile: int,
+    padding_is_zero: bool,
 ) -> Float[Array, "q p"]:
     def score(passage: tuple[Array, Array]) -> Float[Array, "t q"]:
-        found = _by_tokens(lambda products: products.max(1).T, query, *passage)
+        def best(products: Float[Array, "t j r"]) -> Array:
+            return products.max(1).T
+
+        found = _by_tokens(best, query, *passage, padding_is_zero)
         return _mean(found, query_mask, passage[1])
 
     return map_tiles(score, (passage, passage_mask), tile).T
 
 
-def _forward(query: Any, query_mask: Any, passage: Any, passage_mask: Any, tile: int):
+def _forward(
+    query: Any,
+    query_mask: Any,
+    passage: Any,
+    passage_mask: Any,
+    tile: int,
+    padding_is_zero: bool,
+):
     def best(products: Float[Array, "t j r"]) -> tuple[Array, Array]:
         found = products.max(1)
         # The first j that reaches the maximum; faster here than argmax.
@@ -132,14 +149,16 @@ def _forward(query: Any, query_mask: Any, passage: Any, passage_mask: Any, tile:
         return found.T, at.astype(jnp.int16 if last < 2**15 else jnp.int32).T
 
     def score(passage: tuple[Array, Array]) -> tuple[Array, Array]:
-        found, at = _by_tokens(best, query, *passage)
+        found, at = _by_tokens(best, query, *passage, padding_is_zero)
         return _mean(found, query_mask, passage[1]), at.T
 
     scores, at = map_tiles(score, (passage, passage_mask), tile)
     return scores.T, (query, query_mask, passage, passage_mask, at)
 
 
-def _backward(tile: int, kept: Any, cotangent: Float[Array, "q p"]):
+def _backward(
+    tile: int, padding_is_zero: bool, kept: Any, cotangent: Float[Array, "q p"]
+):
     query, query_mask, passage, passage_mask, at = kept
     width = query.shape[2]
     share = query_mask / jnp.maximum(query_mask.sum(1, keepdims=True), 1)  # [q i]
@@ -165,7 +184,7 @@ def _backward(tile: int, kept: Any, cotangent: Float[Array, "q p"]):
         theirs = vary_like(jnp.zeros(vectors.shape, jnp.float32), total)
         size = max(1, _HELD // width)
         total, theirs = add_tiles(part, (total, theirs), len(total), size)
-        return total, theirs.astype(vectors.dtype)
+        return total, jnp.where(mask[:, None], theirs, 0).astype(vectors.dtype)
 
     total = vary_like(jnp.zeros(tokens.shape, jnp.float32), tokens)
     rows = passage, passage_mask, at, cotangent.T
@@ -181,8 +200,10 @@ def _by_tokens(
     query: Float[Array, "q i e"],
     passage: Float[Array, "t j e"],
     mask: Bool[Array, "t j"],
+    padding_is_zero: bool,
 ) -> Any:
     """What `best` finds, `[r t]`, for all query tokens r of all queries."""
+    absent = 0 if padding_is_zero else -jnp.inf
 
     def part(tokens: Float[Array, "r e"]) -> Any:
         products = jnp.einsum(
@@ -192,7 +213,7 @@ def _by_tokens(
             precision=jax.lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )
-        return best(jnp.where(mask[:, :, None], products, -jnp.inf))
+        return best(jnp.where(mask[:, :, None], products, absent))
 
     tokens = query.reshape(-1, query.shape[2])
     return map_tiles(part, tokens, max(1, _HELD // mask.size))
