@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.scores_losses import Row, compiled, same, timed
 from m3jax import losses
 
-TEXTS, WIDTH, TILE = 16_384, 1024, 512
+TEXTS, WIDTH, TILE = 16_384, 1024, 256
 ROWS, TOKENS, VOCABULARY = 16, 512, 250_002
 
 

@@ -1,6 +1,6 @@
 """Who is a negative of whom: the blocks of an InfoNCE denominator and their masks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -21,6 +21,8 @@ BLOCKS = (
 # Blocks that need the queries, and the passages, of the other groups.
 WITH_QUERIES = ("queries", "positive_query")
 WITH_PASSAGES = ("passages", "positive_positive", "positive_passage")
+# (rows, name of an array of `Columns`) -> all inner products
+Score = Callable[[jax.Array, str], jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -74,7 +76,8 @@ class Columns:
     """Embeddings of groups that serve as candidates.
 
     Attributes:
-        passage: `[n g e]`, the positive first, or None where no block needs it.
+        passage: `[n*g e]`, of each group the positive first, or None where no block
+            needs it.
         query: `[n e]`, or None where no block needs it.
     """
 
@@ -91,31 +94,35 @@ class Block:
         counts: bool `[t c]`, True for a negative.
         own: bool `[t c]`, True for a passage of the own group.
         name: of the block; passages of the own group are called "own".
+        positive: bool `[t c]`, True for the positive; None where it is not among them.
     """
 
     score: jax.Array
     counts: jax.Array
     own: jax.Array
     name: str
+    positive: jax.Array | None = None
 
 
 def blocks(
     negatives: Sequence[str],
     query: Float[Array, "t e"],
-    positive: Float[Array, "t e"],
+    positive: Float[Array, "t e"] | None,
     mine: Facts,
     columns: Columns,
     theirs: Facts,
+    score: Score,
 ) -> Iterator[Block]:
     """Score and mark the candidates of some queries among some groups.
 
     Args:
         negatives: names of the blocks.
         query: queries.
-        positive: their positives.
+        positive: their positives, or None where no block needs them.
         mine: of the groups of the queries.
         columns: embeddings of the candidates.
         theirs: of the groups of the candidates.
+        score: scores all of `columns` that it is given the name of.
 
     Returns:
         The blocks, scores before the temperature.
@@ -132,28 +139,30 @@ def blocks(
     mixed, rest = among_passages(mine, theirs)
     if "passages" in negatives:
         counts = mixed | rest if "own" in negatives else mixed
+        lead = jnp.arange(counts.shape[2]) == 0
         yield Block(
-            scores.dense(query, _flat(columns)),
+            score(query, "passage"),
             wide(counts),
             wide(jnp.broadcast_to(own[:, :, None], counts.shape)),
             "passages",
+            wide(own[:, :, None] & lead[None, None]),
         )
     if "positive_passage" in negatives:
-        score = scores.dense(positive, _flat(columns))
+        assert positive is not None
         counts = wide(mixed | rest)
-        yield Block(score, counts, jnp.zeros_like(counts), "positive_passage")
+        none = jnp.zeros_like(counts)
+        yield Block(score(positive, "passage"), counts, none, "positive_passage")
     if "positive_positive" in negatives:
-        assert columns.passage is not None
-        score = scores.dense(positive, columns.passage[:, 0])
+        assert positive is not None
+        found = scores.dense(positive, columns.passage[:: theirs.exists.shape[1]])
         counts = other & ~right & real
-        yield Block(score, counts, jnp.zeros_like(counts), "positive_positive")
+        yield Block(found, counts, jnp.zeros_like(counts), "positive_positive")
     for name in WITH_QUERIES:
         if name in negatives:
-            assert columns.query is not None
             row = query if name == "queries" else positive
-            score = scores.dense(row, columns.query)
+            assert row is not None
             counts = other & ~same_query & real
-            yield Block(score, counts, jnp.zeros_like(counts), name)
+            yield Block(score(row, "query"), counts, jnp.zeros_like(counts), name)
 
 
 def among_passages(
@@ -200,11 +209,6 @@ def own_block(
     if mine.passage_ids is not None:
         counts &= ~jnp.all(mine.passage_ids[:, :1] == mine.passage_ids, -1)
     return Block(score, counts, jnp.ones_like(counts), "own")
-
-
-def _flat(columns: Columns) -> Float[Array, "p e"]:
-    assert columns.passage is not None
-    return columns.passage.reshape(-1, columns.passage.shape[-1])
 
 
 def _same(

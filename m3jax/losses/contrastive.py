@@ -264,8 +264,10 @@ def _run(
 ) -> tuple[Array, Part]:
     apart = "own" in rule.negatives and "passages" not in rule.negatives
     rows = Rows(query, passage[:, 0], passage if apart else None)
+    # Flat before any loop: within one XLA copies them where there is one in a group.
+    flat = passage.reshape(-1, passage.shape[-1])
     columns = Columns(
-        passage if set(rule.negatives) & set(WITH_PASSAGES) else None,
+        flat if set(rule.negatives) & set(WITH_PASSAGES) else None,
         query if set(rule.negatives) & set(WITH_QUERIES) else None,
     )
     theirs, alone = mine, rule.negatives == ("own",)
@@ -278,6 +280,10 @@ def _run(
             lambda x: jax.lax.all_gather(x, axis_name, axis=0, tiled=True),
             (columns, theirs),
         )
+    mixed = any(name.startswith("positive") for name in rule.negatives)
+    if "passages" in rule.negatives and not mixed and tile and tile < len(query):
+        # A tile finds its positives among all passages, without a gradient beside.
+        rows = dataclasses.replace(rows, positive=None)
     return by_rows(
         functools.partial(partition.whole, rule),
         rows,
@@ -286,6 +292,7 @@ def _run(
         theirs,
         tile=tile,
         gradient=gradient or "eager",
+        add=functools.partial(partition.add, rule),
     )
 
 

@@ -5,6 +5,7 @@ largest logit, or 0; logits are margins (score - score of the positive) / temper
 so the positive itself is the term exp(0).
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from jaxtyping import Array, Float
 
 from m3jax.core.types import Leaf
 from m3jax.losses.by_rows import gradients
-from m3jax.losses.candidates import Columns, Facts, blocks, own_block
+from m3jax.losses.candidates import Columns, Facts, Score, blocks, own_block
+from m3jax.losses.products import summed
 from m3jax.ops import scores
 from m3jax.ops.scores.tiles import length, scan_tiles, vary_like
 
@@ -46,7 +48,7 @@ class Rows:
 
     Attributes:
         query: `[b e]`.
-        positive: `[b e]`.
+        positive: `[b e]`, or None where they are found among the columns.
         group: `[b g e]`, or None where the own negatives are among the columns.
     """
 
@@ -81,6 +83,7 @@ def part(
     mine: Facts,
     shared: tuple[Columns, Any],
     theirs: Facts,
+    score: Score | None = None,
 ) -> tuple[Float[Array, " b"], Part]:
     """Sum over some columns; a `PerRow` of `by_rows`.
 
@@ -90,15 +93,24 @@ def part(
         mine: of their groups.
         shared: columns, and the temperature.
         theirs: of the columns.
+        score: as of `blocks`; None = `scores.dense`.
 
     Returns:
         s, and m with what is to be watched.
     """
     columns, temperature = shared
-    positive = scores.dense_pairs(rows.query, rows.positive)[:, None]
-    found = list(
-        blocks(rule.negatives, rows.query, rows.positive, mine, columns, theirs)
-    )
+
+    def dense(row: Array, name: str) -> Array:
+        return scores.dense(row, getattr(columns, name))
+
+    given = rows.query, rows.positive, mine, columns, theirs
+    found = list(blocks(rule.negatives, *given, score or dense))
+    if rows.positive is not None:
+        positive = scores.dense_pairs(rows.query, rows.positive)[:, None]
+    else:
+        first = found[0]
+        assert first.positive is not None
+        positive = jnp.where(first.positive, first.score, 0).sum(1)[:, None]
     if rows.group is not None:
         found.append(own_block(rows.query, rows.group, mine))
     logits, counted = [], []
@@ -146,11 +158,45 @@ def finish(total: Float[Array, " b"], most: Float[Array, " b"]) -> Float[Array, 
 
 
 def whole(
-    rule: Rule, rows: Rows, mine: Facts, shared: tuple[Columns, Any], theirs: Facts
+    rule: Rule,
+    rows: Rows,
+    mine: Facts,
+    shared: tuple[Columns, Any],
+    theirs: Facts,
+    score: Score | None = None,
 ) -> tuple[Float[Array, " b"], Part]:
     """The loss, with all columns in sight; a `PerRow` of `by_rows`."""
-    total, rest = part(rule, rows, mine, shared, theirs)
+    total, rest = part(rule, rows, mine, shared, theirs, score)
     return finish(total, rest.most), rest
+
+
+def add(
+    rule: Rule,
+    total: tuple[Columns, Any],
+    rows: Rows,
+    mine: Facts,
+    shared: tuple[Columns, Any],
+    theirs: Facts,
+    weigh: Any,
+) -> tuple[Any, tuple[Any, Rows]]:
+    """As `add_tile` of `by_rows`, with gradients by columns added in their place."""
+
+    def run(rows: Rows, shared: tuple[Columns, Any], sums: Columns) -> Any:
+        def score(row: Array, name: str) -> Array:
+            nonlocal sums
+            column, before = getattr(shared[0], name), getattr(sums, name)
+            found, after = summed(row, column, before)
+            sums = dataclasses.replace(sums, **{name: after})
+            return found
+
+        values, more = whole(rule, rows, mine, shared, theirs, score)
+        return (values, sums), more
+
+    (values, sums), pull, more = jax.vjp(run, rows, shared, total[0], has_aux=True)
+    of_rows, rest, sums = pull((weigh((values, more)), sums))
+    # `rest` is what is not a product with all columns.
+    total = jax.tree.map(lambda x, y: x + y.astype(x.dtype), (sums, total[1]), rest)
+    return total, ((values, more), of_rows)
 
 
 def ring(

@@ -47,3 +47,34 @@ def add_product(
         return jax.lax.dynamic_update_slice_in_dim(total, after, start, 0)
 
     return add_tiles(add, total, len(total), _PIECE)
+
+
+@jax.custom_vjp
+def summed(
+    rows: Float[Array, "t d"], columns: Float[Array, "v d"], total: Float[Array, "v d"]
+) -> tuple[Float[Array, "t v"], Float[Array, "v d"]]:
+    """All inner products, and `total` as it is.
+
+    The gradient by the columns is no result of its own: it is added to that by
+    `total`, by `add_product`, and that by `columns` is zero.
+
+    Example:
+        >>> ones = jnp.ones((1, 2))
+        >>> (found, _), pull = jax.vjp(summed, ones, ones, ones)
+        >>> [x.tolist() for x in pull((jnp.full((1, 1), 3.0), ones))]
+        [[[3.0, 3.0]], [[0.0, 0.0]], [[4.0, 4.0]]]
+    """
+    return product("td,vd->tv", rows, columns), total
+
+
+def _forward(rows: Array, columns: Array, total: Array) -> tuple[Any, Any]:
+    return (product("td,vd->tv", rows, columns), total), (rows, columns)
+
+
+def _backward(kept: Any, slopes: tuple[Array, Array]) -> tuple[Array, None, Array]:
+    (rows, columns), (slope, total) = kept, slopes
+    of_rows = product("tv,vd->td", slope, columns).astype(rows.dtype)
+    return of_rows, None, add_product(total, slope, rows)
+
+
+summed.defvjp(_forward, _backward)
