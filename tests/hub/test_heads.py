@@ -47,17 +47,17 @@ BAD = {
     "hostile sparse head": (
         content(SPARSE, lambda _: EVIL),
         SPARSE,
-        r"global io\.open",
+        r"global _?io\.open",
     ),
     "hostile multi-vector head": (
         content(MULTIVEC, lambda _: EVIL),
         MULTIVEC,
-        r"global io\.open",
+        r"global _?io\.open",
     ),
     "hostile weights": (
         content("pytorch_model.bin", lambda _: EVIL),
         "pytorch_model.bin",
-        r"global io\.open",
+        r"global _?io\.open",
     ),
     "cut sparse head": (content(SPARSE, lambda b: b[:-90]), SPARSE, "a whole zip"),
     "cut weights": (
