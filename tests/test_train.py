@@ -315,6 +315,7 @@ def test_a_run_leaves_what_it_should(whole: tuple[Path, str]) -> None:
 
 
 @pytest.mark.xdist_group("runs")
+@pytest.mark.xdist_group("runs")
 def test_the_model_is_the_one_that_was_measured(whole: tuple[Path, str]) -> None:
     import m3jax
     from m3jax.data.sources import read_beir

@@ -92,11 +92,12 @@ def fill(
     for (path, published), layout in zip(plan.items(), layouts, strict=True):
         shape = tuple(shapes[path].shape)
         read = functools.partial(_read, stored, path, published, dtype=dtype)
-        leaves.append(
-            read(tuple(map(range, shape)))
-            if layout is None
-            else jax.make_array_from_callback(shape, layout, _once(read, shape))
-        )
+        if layout is None:
+            leaves.append(read(tuple(map(range, shape))))
+            continue
+        leaf = jax.make_array_from_callback(shape, layout, _once(read, shape))
+        # While it is on its way, the host holds it; the next one has to wait.
+        leaves.append(jax.block_until_ready(leaf))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

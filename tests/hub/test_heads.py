@@ -47,17 +47,17 @@ BAD = {
     "hostile sparse head": (
         content(SPARSE, lambda _: EVIL),
         SPARSE,
-        r"global io\.open",
+        r"global _?io\.open",
     ),
     "hostile multi-vector head": (
         content(MULTIVEC, lambda _: EVIL),
         MULTIVEC,
-        r"global io\.open",
+        r"global _?io\.open",
     ),
     "hostile weights": (
         content("pytorch_model.bin", lambda _: EVIL),
         "pytorch_model.bin",
-        r"global io\.open",
+        r"global _?io\.open",
     ),
     "cut sparse head": (content(SPARSE, lambda b: b[:-90]), SPARSE, "a whole zip"),
     "cut weights": (
@@ -141,9 +141,7 @@ def test_pooling_where_no_file_says_it(tmp_path) -> None:
 
 
 def test_a_name_that_the_zoo_does_not_know() -> None:
-    with pytest.raises(
-        InputError, match=r"a model of m3jax\.nn\.zoo\.ZOO, found bge-m4"
-    ):
+    with pytest.raises(InputError, match=r"a model of m3jax\.nn\.zoo, found bge-m4"):
         load(M3, like="bge-m4")
 
 

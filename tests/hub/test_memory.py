@@ -32,7 +32,7 @@ def folder(request, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts KiB on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("to", ["host", "device"])
 def test_loading_holds_the_model_and_no_more_than_one_leaf(to, folder) -> None:
     found = run("load", folder / "tiny", folder / "big", to)

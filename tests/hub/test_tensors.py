@@ -247,7 +247,7 @@ def test_a_hostile_pickle_is_refused(name, tmp_path, monkeypatch) -> None:
 
     write_bin(tmp_path)
     (tmp_path / name).write_bytes(pickle.dumps({"a": Evil()}, 2))
-    with pytest.raises(InputError, match=r"global io\.open") as error:
+    with pytest.raises(InputError, match=r"global _?io\.open") as error:
         read_weights(tmp_path)
     assert error.value.where == str(tmp_path / name)
     assert not (tmp_path / "pwned").exists()

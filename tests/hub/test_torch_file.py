@@ -473,7 +473,7 @@ CODE = {
     ),
     "a call of open": (
         pickle.dumps({"a": Call(open, "pwned", "w")}, 2),
-        r"global io\.open",
+        r"global _?io\.open",
     ),
     "a call of eval": (
         pickle.dumps({"a": Call(builtins.eval, "open('pwned', 'w')")}, 2),

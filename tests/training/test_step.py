@@ -147,8 +147,9 @@ def collectives(sub_batches: int) -> list[str]:
 
 def test_sub_batches_add_no_collective() -> None:
     """Cut the wrong way, "(n b)", each part would be gathered from all devices."""
-    assert len(collectives(1)) > 0  # the passages of the loss
-    assert len(collectives(2)) == len(collectives(1))
+    whole = collectives(1)
+    assert len(whole) > 0  # the passages of the loss
+    assert len(collectives(2)) == len(whole)
 
 
 def cost(mesh_config: MeshConfig) -> tuple[float, int]:
