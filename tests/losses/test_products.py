@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m3jax import losses
 from m3jax.losses import products
 from m3jax.losses.products import add_product, product, summed
 
@@ -22,12 +23,13 @@ def normal(*shape: int) -> np.ndarray:
 ROWS, COLUMNS, TOTAL, SLOPE = normal(T, D), normal(V, D), normal(V, D), normal(T, V)
 
 
-@pytest.fixture(params=[1, 3, 100], autouse=True)
+@pytest.fixture(params=[1, 3, 100])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A piece divides the rows, or does not, or holds them all."""
     monkeypatch.setattr(products, "_PIECE", request.param)
 
 
+@pytest.mark.usefixtures("piece")
 def test_adds_a_product() -> None:
     total, slope, rows = (x.astype(np.float64) for x in (TOTAL, SLOPE, ROWS))
     right = total + slope.T @ rows
@@ -60,6 +62,7 @@ def added(rows: Any, columns: Any) -> Any:
     return of_rows, of_columns + total
 
 
+@pytest.mark.usefixtures("piece")
 def test_the_gradient_and_its_own() -> None:
     @jax.jit
     def both(rows: Any, columns: Any) -> Any:
@@ -80,3 +83,27 @@ def test_the_total_is_float32() -> None:
     assert of_rows.dtype == none.dtype == jnp.bfloat16
     assert not none.any()
     np.testing.assert_array_equal(of_total, 257)
+
+
+def test_no_gradient_lies_beside_its_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiled losses need less than one array of the size of the embeddings."""
+    monkeypatch.setattr(products, "_PIECE", 64)
+    many, width = 1024, 256
+
+    def contrast(query: jax.Array, passage: jax.Array) -> jax.Array:
+        loss = losses.info_nce(query, passage[:, None], temperature=0.1, tile=32)
+        return (loss * jnp.arange(many)).sum()
+
+    def tokens(hidden: jax.Array, table: jax.Array) -> jax.Array:
+        labels = jnp.zeros(hidden.shape[:2], jnp.int32)
+        return losses.masked_lm(hidden, table, labels, tile=32).mean()
+
+    large, few = (
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((many, width), (1, 128, width))
+    )
+    for loss, given in ((contrast, (large, large)), (tokens, (few, large))):
+        program = jax.jit(jax.grad(loss, (0, 1))).lower(*given).compile()
+        memory = program.memory_analysis()
+        assert memory is not None
+        assert memory.temp_size_in_bytes < 4 * many * width
