@@ -57,7 +57,7 @@ def model(**options: Any) -> Any:
 
 
 def side(rng: np.random.Generator, rows: int, length: int) -> dict[str, np.ndarray]:
-    """Embeddings of some texts with padding and repeated tokens, as they come from heads."""
+    """Embeddings of texts with padding and repeated tokens, as heads give them."""
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)

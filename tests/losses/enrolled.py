@@ -93,7 +93,7 @@ NCE_VALUES: dict[str, list[Any]] = {
     "hard_negative_weight": [0.0, 1, -2.5],
     "hardness_weight": [0.0, 1, 0.5],
     "bidirectional": [False, True],
-    "tile": [None, 1, 3, 100],
+    "tile": [None, 3, 100],
     "transport": ["gather"],
     "gradient": [None, "eager", "late"],
 }
@@ -124,7 +124,7 @@ LABELS[RNG.random((B, J)) > 0.6] = -1
 LABELS[:, 0] = 2
 LM_VALUES: dict[str, list[Any]] = {
     "bias": [normal(V), None],
-    "tile": ["auto", None, 1, 5],
+    "tile": ["auto", None, 5],
 }
 
 
@@ -373,12 +373,12 @@ ENROLLED: dict[str, Loss] = {
         definitions.m3,
         {"query": QUERY, "passage": PASSAGE},
         {
-            "temperature": [0.5, 1, 0.1, jnp.float32(3)],
+            "temperature": [0.5, 1, jnp.float32(3)],
             "axis_name": [None],
             "score_weights": [(1, 0.3, 1), (0.2, 2.0, 0.5)],
             "loss_weights": [(1, 0.1, 1), (0.2, 2.0, 0.5)],
             "ensemble_weight": [1.0, 0, 0.3],
-            "distill": [0.0, 0.3, 1, jnp.float32(0.6)],
+            "distill": [0.0, 1, jnp.float32(0.6)],
             "teacher_scores": [None, normal(B, G)],
             "teacher_loss": ["kl", "m3_kd"],
             "where": [mask(B, G), None, np.eye(B, G) < 1],

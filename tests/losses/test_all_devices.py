@@ -1,6 +1,7 @@
 """Every loss on one device, on two and on eight, in every form."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -118,9 +119,18 @@ def over_pmap(
     }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("devices", [2, 8])
-@pytest.mark.parametrize("name", ENROLLED)
+def places() -> list[Any]:
+    """Names, devices and forms; a third of them in the quick suite."""
+    found = []
+    for i, name in enumerate(ENROLLED):
+        for j, (devices, form) in enumerate(itertools.product((2, 8), FORMS)):
+            quick = name != "contrast" and (i + j) % 3 == 0
+            marks = [] if quick else [pytest.mark.slow]
+            found.append(pytest.param(name, devices, form, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("name", "devices", "form"), places())
 def test_devices_change_nothing(name: str, devices: int, form: str) -> None:
     found, expected = over_devices(name, devices, form), truth(name)
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)

@@ -209,7 +209,11 @@ def assert_same(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "devices", "check_vma"),
-    [("distill", 2, True), ("distill", 8, False), ("dims", 4, True)],
+    [
+        ("distill", 8, False),
+        ("dims", 4, True),
+        pytest.param("distill", 2, True, marks=pytest.mark.slow),
+    ],
 )
 def test_devices_change_nothing(kind: str, devices: int, check_vma: bool) -> None:
     found = [

@@ -161,7 +161,13 @@ def assert_same(found, expected, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (2, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 1)]
+    "shape",
+    [
+        (8, 1, 1),
+        (2, 2, 2),
+        pytest.param((1, 1, 1), marks=pytest.mark.slow),
+        pytest.param((1, 4, 1), marks=pytest.mark.slow),
+    ],
 )
 def test_outside_of_shard_map(inputs: dict, shape: tuple[int, int, int]) -> None:
     """The form of the training step: correct on any mesh."""
@@ -230,7 +236,9 @@ def inside(devices: int, form: str):
     )
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize(
+    "devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8)), 2]
+)
 @pytest.mark.parametrize(
     ("form", "factor"),
     [

@@ -192,7 +192,7 @@ def truth() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(value), np.asarray(slope, np.float64) @ ROWS
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("form", FORMS)
 def test_is_the_same_on_any_number_of_devices(form: str, devices: int) -> None:
     value, gradient = inside(form, devices)(WEIGHT, ROWS, LABELS, WHERE)

@@ -91,7 +91,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# What tests/losses/test_all.py has alone is only here together with the arrays.
+SLOW = ("queries", "positives", "margin", "no margin", "margin on passages", "focal")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(x, marks=[pytest.mark.slow] if x in SLOW else []) for x in CASES],
+)
 def test_is_the_definition(case: str) -> None:
     options = CASES[case]
     given = inputs()
@@ -171,9 +178,9 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 @pytest.mark.parametrize(
     ("kind", "tile"),
     [
-        ("plain", 1),
+        pytest.param("plain", 1, marks=pytest.mark.slow),
         ("plain", 5),
-        ("plain", 8),
+        pytest.param("plain", 8, marks=pytest.mark.slow),
         ("own and queries", 3),
         ("everything", 3),
     ],
@@ -183,7 +190,10 @@ def test_tiles_change_nothing(kind: str, tile: int, gradient: str) -> None:
     assert_same(found, truth(kind))
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
+UNCHECKED = pytest.param(False, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("check_vma", [True, UNCHECKED])
 @pytest.mark.parametrize(
     ("kind", "devices", "axes", "options"),
     [
