@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.scores_losses import Row, compiled, same, timed
+from benchmarks.losses_scores import compiled, same, timed
+from benchmarks.table import Row, show
 from m3jax import losses
 
 TEXTS, WIDTH, TILE = 16_384, 1024, 256
@@ -132,8 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for row in rows(flags.rounds):
-        print(" | ".join(row), flush=True)
+    show(rows(flags.rounds))
 
 
 if __name__ == "__main__":

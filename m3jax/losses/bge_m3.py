@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.errors import InputError
-from m3jax.core.types import Embeddings, Leaf
+from m3jax.core.types import Embeddings, Leaf, Multivec, Sparse
 from m3jax.losses import checks
 from m3jax.losses.candidates import Facts, among_passages, facts
 from m3jax.losses.classification import softmax_cross_entropy
@@ -136,11 +136,16 @@ def m3(
         expected = "teacher_scores with teacher_loss='m3_kd'"
         raise InputError(expected, "None", where="teacher_scores")
     if dims is not None:
-        dims, dim_weights = check_dims(dims, dim_weights)
+        if "dense" not in heads:
+            found = ", ".join(heads)
+            raise InputError("a dense head with dims", found, where="query")
+        dims, dim_weights = check_dims(dims, dim_weights, "dim_weights")
     elif dim_weights is not None:
         raise InputError("dims with dim_weights", "None", where="dims")
 
     mine = facts(b, g, axis_name, where, in_batch, query_ids, passage_ids)
+    if where is not None:
+        query, passage = _present(query, where[:, 0]), _present(passage, where)
     flat = jax.tree.map(lambda x: x.reshape(b * g, *x.shape[2:]), passage)
     # What a score meets: all passages, or with compat those of this device, where the
     # direct loss of the dense scores still meets all.
@@ -279,6 +284,7 @@ def _direct(
     if teacher_scores is None:
         return plain
     own = jnp.take_along_axis(score, sight.own, axis=1)
+    exists &= exists[:, :1]
     told = jnp.where(exists, teacher_scores, -jnp.inf)
     return plain + _cross_entropy(told, own / temperature, exists)
 
@@ -297,6 +303,20 @@ def _cross_entropy(
     logits = jnp.where(where | ~real[:, None], logits, -jnp.inf)
     logs = jax.nn.log_softmax(logits, axis=1)
     return jnp.where(real, -jnp.where(where, target * logs, 0).sum(1), 0)
+
+
+def _present(texts: Embeddings, where: Bool[Array, "..."]) -> Embeddings:
+    """Nothing in texts that are not there; else 0 x NaN would be in the gradients."""
+    dense, sparse, multivec = texts.dense, texts.sparse, texts.multivec
+    where = where[..., None]
+    if dense is not None:
+        dense = jnp.where(where, dense, jnp.zeros_like(dense))
+    if sparse is not None:
+        weights = jnp.where(where, sparse.weights, jnp.zeros_like(sparse.weights))
+        sparse = Sparse(sparse.ids, weights)
+    if multivec is not None:
+        multivec = Multivec(multivec.vectors, multivec.mask & where)
+    return Embeddings(dense, sparse, multivec)
 
 
 def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[int, int]:
@@ -338,5 +358,7 @@ def _check_weights(
         if len(weights) != len(HEADS):
             expected = f"{len(HEADS)} weights, of {', '.join(HEADS)}"
             raise InputError(expected, f"{len(weights)}", where=name)
+    if getattr(distill, "shape", ()) != ():
+        raise InputError("one number", f"shape {tuple(distill.shape)}", where="distill")
     if not isinstance(distill, Tracer) and not 0 <= float(distill) <= 1:
         raise InputError("a number from 0 to 1", f"{distill}", where="distill")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.types import Leaf
-from m3jax.ops import scores
 
 BLOCKS = (
     "own",
@@ -20,7 +19,7 @@ BLOCKS = (
 )
 # Blocks that need the queries, and the passages, of the other groups.
 WITH_QUERIES = ("queries", "positive_query")
-WITH_PASSAGES = ("passages", "positive_positive", "positive_passage")
+WITH_PASSAGES = ("passages", "positive_passage")
 # (rows, name of an array of `Columns`) -> all inner products
 Score = Callable[[jax.Array, str], jax.Array]
 
@@ -79,10 +78,12 @@ class Columns:
         passage: `[n*g e]`, of each group the positive first, or None where no block
             needs it.
         query: `[n e]`, or None where no block needs it.
+        positive: `[n e]`, the positives once more, or None where no block needs them.
     """
 
     passage: Leaf
     query: Leaf
+    positive: Leaf
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Block:
         score: float32 `[t c]`.
         counts: bool `[t c]`, True for a negative.
         own: bool `[t c]`, True for a passage of the own group.
+        possible: bool `[t c]`, True for what could be one, if nothing were masked.
         name: of the block; passages of the own group are called "own".
         positive: bool `[t c]`, True for the positive; None where it is not among them.
     """
@@ -100,6 +102,7 @@ class Block:
     score: jax.Array
     counts: jax.Array
     own: jax.Array
+    possible: jax.Array
     name: str
     positive: jax.Array | None = None
 
@@ -137,32 +140,33 @@ def blocks(
         return x.reshape(len(query), -1)
 
     mixed, rest = among_passages(mine, theirs)
+    ours = jnp.broadcast_to(own[:, :, None], mixed.shape)
+    lead = ours & (jnp.arange(mixed.shape[2]) == 0)[None, None]
     if "passages" in negatives:
-        counts = mixed | rest if "own" in negatives else mixed
-        lead = jnp.arange(counts.shape[2]) == 0
+        whole = "own" in negatives
         yield Block(
             score(query, "passage"),
-            wide(counts),
-            wide(jnp.broadcast_to(own[:, :, None], counts.shape)),
+            wide(mixed | rest if whole else mixed),
+            wide(ours),
+            wide(~lead if whole else ~ours),
             "passages",
-            wide(own[:, :, None] & lead[None, None]),
+            positive=wide(lead),
         )
     if "positive_passage" in negatives:
         assert positive is not None
-        counts = wide(mixed | rest)
-        none = jnp.zeros_like(counts)
-        yield Block(score(positive, "passage"), counts, none, "positive_passage")
-    if "positive_positive" in negatives:
-        assert positive is not None
-        found = scores.dense(positive, columns.passage[:: theirs.exists.shape[1]])
-        counts = other & ~right & real
-        yield Block(found, counts, jnp.zeros_like(counts), "positive_positive")
-    for name in WITH_QUERIES:
+        found = score(positive, "passage")
+        none = jnp.zeros(found.shape, bool)
+        yield Block(found, wide(mixed | rest), none, wide(~lead), "positive_passage")
+    # What is a right answer: of the same query, or to the same positive.
+    for name, row, column, wrong in (
+        ("positive_positive", positive, "positive", ~right),
+        ("queries", query, "query", ~same_query),
+        ("positive_query", positive, "query", ~right),
+    ):
         if name in negatives:
-            row = query if name == "queries" else positive
             assert row is not None
-            counts = other & ~same_query & real
-            yield Block(score(row, "query"), counts, jnp.zeros_like(counts), name)
+            none = jnp.zeros(own.shape, bool)
+            yield Block(score(row, column), other & wrong & real, none, ~own, name)
 
 
 def among_passages(
@@ -205,10 +209,11 @@ def own_block(
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    counts = mine.exists & (jnp.arange(score.shape[1]) > 0)[None] & mine.exists[:, :1]
+    rest = jnp.broadcast_to((jnp.arange(score.shape[1]) > 0)[None], score.shape)
+    counts = mine.exists & rest & mine.exists[:, :1]
     if mine.passage_ids is not None:
         counts &= ~jnp.all(mine.passage_ids[:, :1] == mine.passage_ids, -1)
-    return Block(score, counts, jnp.ones_like(counts), "own")
+    return Block(score, counts, jnp.ones_like(counts), rest, "own")
 
 
 def _same(

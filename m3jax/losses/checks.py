@@ -26,18 +26,55 @@ def shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
 
 
 def temperature(value: Any, name: str = "temperature") -> None:
-    """Refuse a temperature that is no positive number; a traced one is let through.
+    """Refuse a temperature that is no positive number; a traced one may be any.
 
     Raises:
-        InputError: it is not positive.
+        InputError: it is not positive, or an array of several.
 
     Example:
         >>> temperature(0.02)
     """
+    if getattr(value, "shape", ()) != ():
+        found = f"shape {tuple(value.shape)}"
+        raise InputError("one temperature for all", found, where=name)
     if isinstance(value, Tracer):
         return
-    if isinstance(value, bool) or not float(value) > 0:
+    known = isinstance(value, int | float) or hasattr(value, "dtype")
+    if not known or isinstance(value, bool) or not float(value) > 0:
         raise InputError("a temperature above 0", f"{value}", where=name)
+
+
+def number(name: str, value: Any, *, least: float | int | None = None) -> None:
+    """Refuse what is no plain number, which the compiled program depends on.
+
+    Raises:
+        InputError: it is an array, or NaN, or below what is allowed.
+
+    Example:
+        >>> number("hardness_weight", -1, least=0)
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: hardness_weight: expected a number, at least 0, \
+found -1
+    """
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or value != value or (least is not None and value < least):
+        limit = "" if least is None else f", at least {least:g}"
+        raise InputError(f"a number{limit}", f"{value}", where=name)
+
+
+def mask(name: str, array: Any, expected: tuple[int, ...]) -> None:
+    """Refuse a mask of another shape, or of something else than booleans.
+
+    Raises:
+        InputError: one of these.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> mask("where", jnp.ones(2, bool), (2,))
+    """
+    shape(name, array, expected)
+    if array.dtype != bool:
+        raise InputError("booleans", f"{array.dtype}", where=name)
 
 
 def names(
@@ -130,10 +167,14 @@ def facts(
     if g < 1:
         raise InputError("at least the positive in a group", "none", where="passage")
     if where is not None:
-        shape("where", where, (b, g))
+        mask("where", where, (b, g))
     if in_batch is not None:
-        shape("in_batch", in_batch, (b,))
-    if query_ids is not None:
-        shape("query_ids", query_ids, (b, query_ids.shape[-1]))
-    if passage_ids is not None:
-        shape("passage_ids", passage_ids, (b, g, passage_ids.shape[-1]))
+        mask("in_batch", in_batch, (b,))
+    for name, ids, rows in (
+        ("query_ids", query_ids, (b,)),
+        ("passage_ids", passage_ids, (b, g)),
+    ):
+        if ids is not None:
+            shape(name, ids, (*rows, ids.shape[-1] if ids.ndim else 1))
+            if ids.dtype.kind not in "iu":
+                raise InputError("integers", f"{ids.dtype}", where=name)

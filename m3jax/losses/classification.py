@@ -76,4 +76,4 @@ def check_scores(scores: Any, where: Any, *, name: str = "scores") -> None:
         found = f"shape {tuple(scores.shape)}"
         raise InputError("[b n], n at least 1", found, where=name)
     if where is not None:
-        checks.shape("where", where, scores.shape)
+        checks.mask("where", where, tuple(scores.shape))

@@ -23,6 +23,7 @@ from m3jax.losses.candidates import (
     facts,
 )
 from m3jax.losses.partition import Part, Rows, Rule
+from m3jax.losses.travel import everyones
 from m3jax.ops import scores
 from m3jax.ops.scores.tiles import check_tile
 
@@ -38,7 +39,8 @@ class Contrast:
         loss: float32 `[b]`, in nats.
         positive: float32 `[b]`, score of the positive, before the temperature.
         negative_mean: float32 `[b]`, mean score of the negatives that counted.
-        masked_share: float32 `[b]`, share of the candidates that did not count.
+        masked_share: float32 `[b]`, share of the candidates, the positive among them,
+            that did not count.
         rank: int32 `[b]`, negatives that score higher than the positive.
     """
 
@@ -103,7 +105,7 @@ def info_nce(
         query_ids: content hash in w words; a positive of an equal query is never
             a negative, nor is the equal query itself.
         passage_ids: content hash in w words; a passage equal to the own positive
-            is never a negative.
+            is never a negative, nor in `positive_query` is the query of such a one.
         false_negative_margin: a negative that scores higher than the positive by more
             than this is taken for a positive and does not count; Qwen3 has 0.1.
         margin_on: blocks in which the margin holds. Qwen3's paper does not say what a
@@ -115,7 +117,9 @@ def info_nce(
         bidirectional: the mean of this loss and of that of the positive, which has to
             find its query among all queries.
         tile: queries of which the scores with all passages in sight exist at once;
-            None = all. The values stay the same, the memory is `tile` rows of scores.
+            None = all. The values stay the same; the memory is `tile` rows of scores,
+            and a float32 gradient by all passages in sight. Call it inside of
+            `jax.jit`, or every call compiles the loop again.
         transport: gather brings the passages of all devices to each; ring hands them
             from device to device, so that each holds its own and those in flight.
         gradient: with `tile`: eager makes the gradient of a mean together with the
@@ -197,10 +201,10 @@ def _contrast(
     in_batch: Array | None,
     query_ids: Array | None,
     passage_ids: Array | None,
-    false_negative_margin: float | int | None,
+    false_negative_margin: Any,
     margin_on: Any,
-    hard_negative_weight: float | int,
-    hardness_weight: float | int,
+    hard_negative_weight: Any,
+    hardness_weight: Any,
     bidirectional: bool,
     tile: Any,
     transport: Any,
@@ -208,6 +212,10 @@ def _contrast(
 ) -> Contrast:
     checks.groups(query, passage, where, in_batch, query_ids, passage_ids)
     checks.temperature(temperature)
+    checks.number("hard_negative_weight", hard_negative_weight)
+    checks.number("hardness_weight", hardness_weight, least=0)
+    if false_negative_margin is not None:
+        checks.number("false_negative_margin", false_negative_margin)
     checks.names("negatives", negatives, BLOCKS)
     checks.names("margin_on", margin_on, BLOCKS, empty=True)
     checks.names("transport", (transport,), ("gather", "ring"))
@@ -216,6 +224,10 @@ def _contrast(
     check_gradient(gradient or "eager")
     _check_together(negatives, axis_name, transport, gradient, hard_negative_weight)
     b, g, _ = passage.shape
+    if where is not None:
+        # What is not there may be NaN, and 0 x NaN would be in every gradient.
+        query = jnp.where(where[:, :1], query, jnp.zeros_like(query))
+        passage = jnp.where(where[:, :, None], passage, jnp.zeros_like(passage))
     mine = facts(b, g, axis_name, where, in_batch, query_ids, passage_ids)
     rule = Rule(
         tuple(negatives),
@@ -239,13 +251,13 @@ def _contrast(
         )
         loss = (loss + run(back, passage[:, 0], query[:, None], swapped, tau)[0]) / 2
     if hardness_weight:
-        loss *= (1 - jnp.exp(-jax.lax.stop_gradient(loss))) ** hardness_weight
-    number = watched.number
+        loss *= (-jnp.expm1(-jax.lax.stop_gradient(loss))) ** hardness_weight
+    number, real = watched.number, mine.exists[:, 0]
     return Contrast(
         loss=loss,
         positive=jax.lax.stop_gradient(scores.dense_pairs(query, passage[:, 0])),
         negative_mean=watched.total / jnp.maximum(number, 1),
-        masked_share=1 - (number + 1) / jnp.maximum(watched.candidates, 1),
+        masked_share=1 - (number + real) / (watched.candidates + 1),
         rank=watched.higher.astype(jnp.int32),
     )
 
@@ -269,6 +281,7 @@ def _run(
     columns = Columns(
         flat if set(rule.negatives) & set(WITH_PASSAGES) else None,
         query if set(rule.negatives) & set(WITH_QUERIES) else None,
+        passage[:, 0] if "positive_positive" in rule.negatives else None,
     )
     theirs, alone = mine, rule.negatives == ("own",)
     if transport == "ring" and not alone:
@@ -276,10 +289,7 @@ def _run(
         given = rows, mine, (columns, temperature), theirs
         return partition.ring(rule, axis_name, tile, *given)
     if axis_name is not None and not alone:
-        columns, theirs = jax.tree.map(
-            lambda x: jax.lax.all_gather(x, axis_name, axis=0, tiled=True),
-            (columns, theirs),
-        )
+        columns, theirs = everyones((columns, theirs), axis_name)
     mixed = any(name.startswith("positive") for name in rule.negatives)
     if "passages" in rule.negatives and not mixed and tile and tile < len(query):
         # A tile finds its positives among all passages, without a gradient beside.

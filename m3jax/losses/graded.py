@@ -56,7 +56,7 @@ def cosent(
         raise InputError("[n]", f"shape {tuple(scores.shape)}", where="scores")
     checks.shape("labels", labels, scores.shape)
     if where is not None:
-        checks.shape("where", where, scores.shape)
+        checks.mask("where", where, tuple(scores.shape))
     checks.temperature(temperature)
     checks.axis(axis_name)
     there = jnp.ones(scores.shape, bool) if where is None else where

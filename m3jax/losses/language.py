@@ -255,4 +255,4 @@ def _check(
     if bias is not None:
         checks.shape("bias", bias, table.shape[:1])
     if where is not None:
-        checks.shape(f"{side}where", where, hidden.shape[:2])
+        checks.mask(f"{side}where", where, tuple(hidden.shape[:2]))

@@ -85,7 +85,9 @@ def prefix(vectors: Float[Array, "... e"], dim: int) -> Float[Array, "... d"]:
 
 
 def check_dims(
-    dims: Sequence[int], weights: Sequence[float | int] | None
+    dims: Sequence[int],
+    weights: Sequence[float | int] | None,
+    name: str = "weights",
 ) -> tuple[tuple[int, ...], tuple[float | int, ...]]:
     """Refuse dims that are not positive and ascending, and weights that do not fit.
 
@@ -109,5 +111,5 @@ def check_dims(
         return widths, (1.0,) * len(widths)
     if len(weights) != len(widths):
         expected = f"{len(widths)} weights, one for each dim"
-        raise InputError(expected, f"{len(weights)}", where="weights")
+        raise InputError(expected, f"{len(weights)}", where=name)
     return widths, tuple(weights)

@@ -65,7 +65,7 @@ class Part:
     Attributes:
         most: the largest logit, or 0.
         number: of the negatives.
-        candidates: how many there were.
+        candidates: negatives there could be.
         total: sum of the scores of the negatives.
         higher: negatives that score higher than the positive.
     """
@@ -127,8 +127,10 @@ def part(
             logit += jnp.where(block.own, rule.own_weight, 0)
         logits.append(jnp.where(counts, logit, -jnp.inf))
         counted.append(counts)
-    most = functools.reduce(jnp.maximum, [x.max(1) for x in logits])
-    most = jax.lax.stop_gradient(jnp.maximum(most, 0))
+    # 0, or NaN that would go unseen if there is no negative.
+    nothing = jnp.where(mine.exists[:, 0], (positive - positive)[:, 0], 0)
+    most = functools.reduce(jnp.maximum, [x.max(1) for x in logits], nothing)
+    most = jax.lax.stop_gradient(most)
     total = sum(jnp.exp(x - most[:, None]).sum(1) for x in logits)
     assert isinstance(total, jax.Array)
     zero = jnp.zeros_like(most)
@@ -141,7 +143,7 @@ def part(
     return total, Part(
         most,
         number=zero + sum(c.sum(1) for _, c in pairs),
-        candidates=zero + sum(c.shape[1] for _, c in pairs),
+        candidates=zero + sum(block.possible.sum(1) for block in found),
         total=zero + sum(jnp.where(c, s, 0).sum(1) for s, c in pairs),
         higher=zero + sum((c & (s > lowest)).sum(1) for s, c in pairs),
     )
@@ -237,8 +239,7 @@ def _turn(axis_name: str | tuple[str, ...], tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, order), tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _ring(
+def _ring_values(
     rule: Rule,
     axis_name: str | tuple[str, ...],
     tile: int,
@@ -249,7 +250,7 @@ def _ring(
 ) -> tuple[Array, Part]:
     columns, temperature = shared
 
-    def here(columns: Columns, theirs: Facts) -> tuple[Array, Part]:
+    def here(rows: Rows, columns: Columns, theirs: Facts) -> tuple[Array, Part]:
         def step(carry: None, given: tuple[Rows, Facts]) -> tuple[None, Any]:
             rows, mine = given
             return carry, part(rule, rows, mine, (columns, temperature), theirs)
@@ -266,14 +267,16 @@ def _ring(
     def turn(carry: Any, _: None) -> tuple[Any, None]:
         passing, found = carry
         passing = _turn(axis_name, passing)
-        return (passing, join(found, here(*passing))), None
+        return (passing, join(found, here(away, *passing))), None
 
     # The own group, if apart, is counted with the own columns only.
-    first = here(columns, theirs)
-    rows = Rows(rows.query, rows.positive, None)
+    first, away = here(rows, columns, theirs), dataclasses.replace(rows, group=None)
     turns = jax.lax.axis_size(axis_name) - 1
     (_, (total, rest)), _ = jax.lax.scan(turn, ((columns, theirs), first), length=turns)
     return finish(total, rest.most), rest
+
+
+_ring = jax.custom_vjp(_ring_values, nondiff_argnums=(0, 1, 2))
 
 
 def _ring_forward(
@@ -285,7 +288,7 @@ def _ring_forward(
     shared: tuple[Columns, Any],
     theirs: Facts,
 ) -> tuple[tuple[Array, Part], Any]:
-    found: Any = _ring(rule, axis_name, tile, rows, mine, shared, theirs)
+    found = _ring_values(rule, axis_name, tile, rows, mine, shared, theirs)
     return found, (rows, mine, shared, theirs, found[0])
 
 
@@ -302,7 +305,9 @@ def _ring_backward(
         cotangent, loss = known
         return cotangent * jnp.exp(found[1].most - loss)
 
-    def here(columns: Columns, theirs: Facts) -> tuple[Any, Any]:
+    away = dataclasses.replace(rows, group=None)
+
+    def here(rows: Rows, columns: Columns, theirs: Facts) -> tuple[Any, Any]:
         given = rows, mine, (columns, temperature), theirs
         known = cotangents[0], loss
         return gradients(functools.partial(part, rule), tile, *given, weigh, known)[1]
@@ -311,7 +316,7 @@ def _ring_backward(
         passing, slopes, total, by_temperature = carry
         # What the last device found travels while this one computes.
         passing, slopes = _turn(axis_name, passing), _turn(axis_name, slopes)
-        by_rows, (by_columns, more) = here(*passing)
+        by_rows, (by_columns, more) = here(away, *passing)
         return (
             passing,
             jax.tree.map(jnp.add, slopes, by_columns),
@@ -319,21 +324,20 @@ def _ring_backward(
             by_temperature + more,
         ), None
 
-    by_rows, (by_columns, by_temperature) = here(columns, theirs)
+    by_rows, (by_columns, by_temperature) = here(rows, columns, theirs)
     by_rows = jax.tree.map(lambda x: x.astype(jnp.float32), by_rows)
-    own, rows = rows, Rows(rows.query, rows.positive, None)
-    group, by_rows = by_rows.group, Rows(by_rows.query, by_rows.positive, None)
+    group, by_rows = by_rows.group, dataclasses.replace(by_rows, group=None)
     carry = (columns, theirs), by_columns, by_rows, by_temperature
     turns = jax.lax.axis_size(axis_name) - 1
     (_, slopes, by_rows, by_temperature), _ = jax.lax.scan(turn, carry, length=turns)
     slopes = _turn(axis_name, slopes)  # home
-    by_rows = Rows(by_rows.query, by_rows.positive, group)
+    by_rows = dataclasses.replace(by_rows, group=group)
 
     def like(x: Array, given: Array) -> Array:
         return x.astype(given.dtype)
 
     return (
-        jax.tree.map(like, by_rows, own),
+        jax.tree.map(like, by_rows, rows),
         None,
         jax.tree.map(like, (slopes, by_temperature), (columns, temperature)),
         None,

@@ -42,9 +42,10 @@ def rerank_pointwise(
     """
     if yes.ndim != 1:
         raise InputError("[n]", f"shape {tuple(yes.shape)}", where="yes")
-    for name, array in (("no", no), ("labels", labels), ("where", where)):
-        if array is not None:
-            checks.shape(name, array, yes.shape)
+    checks.shape("no", no, yes.shape)
+    checks.shape("labels", labels, yes.shape)
+    if where is not None:
+        checks.mask("where", where, tuple(yes.shape))
     logit = yes.astype(jnp.float32) - no.astype(jnp.float32)
     label = labels.astype(jnp.float32)
     if where is not None:

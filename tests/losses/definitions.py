@@ -93,7 +93,7 @@ def info_nce(
                 continue
             if "queries" in negatives:
                 add(query[i] @ query[j], "queries")
-            if "positive_query" in negatives:
+            if "positive_query" in negatives and texts[j, 0] != texts[i, 0]:
                 add(passage[i, 0] @ query[j], "positive_query")
         return -log_softmax(terms)[0]
 
@@ -112,7 +112,7 @@ def info_nce(
             margin_on=margin_on,
         )
         loss /= 2
-    return loss * (1 - np.exp(-loss)) ** hardness_weight
+    return loss * (-np.expm1(-loss)) ** hardness_weight
 
 
 def matryoshka(

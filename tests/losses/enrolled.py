@@ -412,6 +412,7 @@ BESIDE: dict[tuple[str, str], Given] = {
         }.items()
     },
     ("masked_lm", "gradient"): {"tile": 3},
+    ("m3", "where"): {"teacher_scores": normal(B, G)},
     ("m3", "teacher_loss"): {"teacher_scores": normal(B, G)},
     ("m3", "dim_weights"): {"dims": (3,)},
 }

@@ -161,7 +161,8 @@ def test_masked_is_deleted(name: str) -> None:
         if x.dtype != np.float32:
             return x
         x = x.copy()
-        x[(slice(None),) * axis + (-1,)] *= 30
+        # Prefixes are scaled before they are masked: NaN would be in their gradient.
+        x[(slice(None),) * axis + (-1,)] *= 30 if name == "matryoshka" else np.nan
         return x
 
     for k, at in axes.items():

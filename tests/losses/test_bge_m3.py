@@ -402,6 +402,17 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "compat": (None, {"compat": "tevatron"}, "compat: expected one or more of flag"),
     "dims": (None, {"dims": (8, 3)}, "dims: expected positive integers, ascending"),
     "no teacher": (None, {"teacher_loss": "m3_kd"}, "expected teacher_scores with"),
+    "sparse dims": (
+        lambda q, p: (Embeddings(sparse=q.sparse), Embeddings(sparse=p.sparse)),
+        {"dims": (3, 8)},
+        "query: expected a dense head with dims, found sparse",
+    ),
+    "dim weights": (
+        None,
+        {"dims": (3, 8), "dim_weights": (1,)},
+        "dim_weights: expected 2 weights, one for each dim, found 1",
+    ),
+    "distills": (None, {"distill": jnp.ones(B)}, "distill: expected one number, found"),
     "no dims": (None, {"dim_weights": (1,)}, "dims: expected dims with dim_weights"),
     "wide": (None, {"dims": (3, 9)}, "dims: expected at most the width 8, found 9"),
     "axis": (None, {"axis_name": "rows"}, "axis_name: expected a mapped axis"),

@@ -267,12 +267,85 @@ def test_a_ring_gathers_nothing() -> None:
     assert "all-gather" not in ring and "collective-permute" in ring
 
 
-def test_what_is_watched_is_the_same_in_tiles() -> None:
+def test_what_is_watched_is_the_same_in_tiles_and_in_a_ring() -> None:
     given = {**inputs(), "temperature": 0.1, **MOST}
     expected = losses.contrast(**given)
     found = losses.contrast(**given, tile=3)
     assert_same(found, expected, 1e-6)
     assert len(set(np.asarray(expected.rank).tolist())) > 2
+
+    def local(arrays: Any) -> Any:
+        return losses.contrast(
+            **arrays, temperature=0.1, axis_name="data", transport="ring", **MOST
+        )
+
+    run = jax.shard_map(local, mesh=line(4), in_specs=P("data"), out_specs=P("data"))
+    assert_same(jax.jit(run)(inputs()), expected, 1e-6)
+
+
+def line(devices: int) -> jax.sharding.Mesh:
+    some = jax.devices()[:devices]
+    return jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=some)
+
+
+@pytest.mark.parametrize("options", [{"tile": 3}, {"tile": 3, "gradient": "late"}])
+def test_gradients_in_bfloat16(options: dict[str, Any]) -> None:
+    """Sums are float32, so that they differ from the exact ones by one rounding."""
+    low = [inputs()[name].astype(jnp.bfloat16) for name in ("query", "passage")]
+
+    def slopes(low: Any, **options: Any) -> Any:
+        def mean(query: Any, passage: Any) -> Any:
+            return losses.info_nce(query, passage, temperature=0.1, **options).mean()
+
+        return jax.jit(jax.grad(mean, (0, 1)))(*low)
+
+    exact = slopes([x.astype(jnp.float32) for x in low])
+    for x, y in zip(slopes(low, **options), exact, strict=True):
+        assert x.dtype == jnp.bfloat16
+        limit = 2e-4 * float(np.abs(y).max())
+        np.testing.assert_allclose(x.astype(np.float32), y, rtol=2**-7, atol=limit)
+
+
+def test_how_hard_a_query_is_has_no_gradient() -> None:
+    """Nor have the numbers beside the loss."""
+    given = inputs()
+
+    def plain(query: Any, **options: Any) -> Any:
+        return losses.contrast(query, given["passage"], temperature=0.3, **options)
+
+    loss = plain(given["query"]).loss
+    held = jax.grad(lambda q: (plain(q).loss * (-jnp.expm1(-loss)) ** 0.5).sum())
+    found = jax.grad(lambda q: plain(q, hardness_weight=0.5).loss.sum())
+    assert_same(found(given["query"]), held(given["query"]))
+
+    def watched(query: Any) -> Any:
+        found = plain(query, tile=3)
+        return (found.positive + found.negative_mean + found.masked_share).sum()
+
+    np.testing.assert_array_equal(jax.grad(watched)(given["query"]), 0)
+
+
+@pytest.mark.parametrize("negatives", [("own", "passages"), ("own",), SIMLM])
+def test_nan_is_not_hidden_where_nothing_else_is(negatives: tuple[str, ...]) -> None:
+    query = jnp.full((1, E), jnp.nan)
+    for tile in (None, 1):
+        loss = losses.info_nce(
+            query, jnp.ones((1, 1, E)), temperature=1, negatives=negatives, tile=tile
+        )
+        assert np.isnan(loss).all()
+
+
+@pytest.mark.parametrize(
+    "negatives", [("own", "passages"), ("passages",), ("own",), SIMLM, SWIFT]
+)
+def test_what_is_masked_is_a_share_of_what_could_count(negatives: Any) -> None:
+    given = inputs()
+    rest: dict[str, Any] = {"temperature": 0.3, "negatives": negatives}
+    all_of = losses.contrast(given["query"], given["passage"], **rest)
+    np.testing.assert_allclose(all_of.masked_share, 0, atol=1e-6)
+    none = jnp.zeros((B, G), bool)
+    found = losses.contrast(given["query"], given["passage"], where=none, **rest)
+    np.testing.assert_array_equal(found.masked_share, 1)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +371,24 @@ def test_what_is_watched_is_the_same_in_tiles() -> None:
             '"own" in negatives with hard_negative_weight',
         ),
         ({"temperature": jnp.float32(-1)}, "temperature: expected a temperature above"),
+        ({"temperature": jnp.ones(8)}, "expected one temperature for all, found shape"),
+        (
+            {"temperature": None},
+            "temperature: expected a temperature above 0, found No",
+        ),
+        ({"hardness_weight": -1}, "hardness_weight: expected a number, at least 0"),
+        ({"hardness_weight": jnp.ones(())}, "hardness_weight: expected a number"),
+        ({"hard_negative_weight": float("nan")}, "hard_negative_weight: expected a nu"),
+        ({"false_negative_margin": float("nan")}, "false_negative_margin: expected a"),
+        (
+            {"where": jnp.ones((8, 3), jnp.int32)},
+            "where: expected booleans, found int32",
+        ),
+        ({"in_batch": jnp.ones(8)}, "in_batch: expected booleans, found float32"),
+        (
+            {"query_ids": jnp.ones((8, 2))},
+            "query_ids: expected integers, found float32",
+        ),
         ({"passage": jnp.ones((8, 3, 7))}, "passage: expected shape (8, 3, 6)"),
         (
             {"passage": jnp.ones((8, 6))},
@@ -318,6 +409,13 @@ def test_arguments_that_do_not_fit(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as error:
         info_nce(**(arguments | change))
     assert said in str(error.value)
+
+
+def test_a_temperature_for_every_query_is_refused_in_a_program() -> None:
+    info_nce = inspect.unwrap(losses.info_nce)
+    arrays = inputs()["query"], inputs()["passage"]
+    with pytest.raises(InputError, match="one temperature for all, found shape"):
+        jax.jit(lambda t: info_nce(*arrays, temperature=t))(jnp.ones(B))
 
 
 def test_a_ring_makes_no_gradient_early() -> None:

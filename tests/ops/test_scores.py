@@ -102,7 +102,7 @@ class Case(NamedTuple):
     """Inputs, cotangents, and what is right: value and gradients."""
 
     head: Head
-    arrays: tuple[Any, Any, Any, Any]
+    arrays: tuple[Any, ...]
     cotangent: np.ndarray
     value: np.ndarray
     slopes: tuple[np.ndarray, np.ndarray]
@@ -134,10 +134,7 @@ def case(name: str) -> Case:
         slope(query, lambda x: (cotangent * definition(x, passage)).sum()),
         slope(passage, lambda x: (cotangent * definition(query, x)).sum()),
     )
-    arrays = tuple(
-        x.astype(np.float32) if x.dtype == np.float64 else x
-        for x in (query, query_facts, passage, passage_facts)
-    )
+    arrays = tuple(map(as_given, (query, query_facts, passage, passage_facts)))
     return Case(head, arrays, cotangent, definition(query, passage), slopes)
 
 
@@ -286,8 +283,8 @@ def test_nan_is_not_hidden(name: str, where: str) -> None:
     lost = np.zeros((QUERIES, PASSAGES), bool)
     lost[(1, slice(None)) if where == "query" else (slice(None), 1)] = True
     if name == "multivec":  # a text without a token has no number that is lost
-        lost &= np.asarray(query_facts).any(1)[:, None]
-        lost &= np.asarray(passage_facts).any(1)[None]
+        lost &= query_facts.any(1, keepdims=True)
+        lost &= passage_facts.any(1, keepdims=True).T
     np.testing.assert_array_equal(np.isnan(found), lost)
 
 
@@ -325,6 +322,51 @@ def as_given(array: np.ndarray) -> np.ndarray:
 def jitted(name: str) -> Callable[..., jax.Array]:
     head = HEADS[name]
     return jax.jit(lambda *x: head.score(head.build(*x[:2]), head.build(*x[2:])))
+
+
+def test_of_equal_tokens_the_first_one_has_the_gradient() -> None:
+    tokens = jnp.array([[4, 5, 5, 5]])
+
+    def shared(weights: jax.Array) -> jax.Array:
+        query = Sparse(jnp.array([[5]]), jnp.array([[2.0]]))
+        return scores.sparse(query, Sparse(tokens, weights)).sum()
+
+    slope = jax.grad(shared)(jnp.array([[1.0, 0.5, 3.0, 3.0]]))
+    assert slope.tolist() == [[0, 0, 2, 0]]
+
+    def nearest(vectors: jax.Array) -> jax.Array:
+        query = Multivec(jnp.ones((1, 1, 1)), jnp.ones((1, 1), bool))
+        passage = Multivec(vectors, jnp.ones((1, 4), bool))
+        return scores.multivec(query, passage).sum()
+
+    slope = jax.grad(nearest)(jnp.array([[[1.0], [3.0], [0.5], [3.0]]]))
+    assert slope[..., 0].tolist() == [[0, 1, 0, 0]]
+
+
+def test_padding_may_be_a_vector_of_zeros() -> None:
+    """As if it were there, but for its gradient."""
+    case_ = case("multivec")
+    query, real, passage, there = map(jnp.asarray, case_.arrays)
+    there = there.at[PASSAGES // 2, 0].set(True)
+
+    def padded(passage: jax.Array) -> Any:
+        ours, theirs = Multivec(query, real), Multivec(passage, there)
+        found = scores.multivec(ours, theirs, padding_is_zero=True, tile=3)
+        return (found * case_.cotangent).sum(), found
+
+    def zeros(passage: jax.Array) -> Any:
+        passage = jnp.where(there[..., None], passage, 0)
+        ours, theirs = Multivec(query, real), Multivec(passage, there | True)
+        found = scores.multivec(ours, theirs)
+        return (found * case_.cotangent).sum(), found
+
+    for x, y in zip(
+        *(jax.jit(jax.grad(f, has_aux=True))(passage) for f in (padded, zeros)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    plain = scores.multivec(Multivec(query, real), Multivec(passage, there))
+    assert np.abs(padded(passage)[1] - plain).max() > 0.01
 
 
 @pytest.mark.parametrize(("queries", "passages"), [(0, 3), (2, 0), (0, 0)])

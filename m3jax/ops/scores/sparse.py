@@ -121,8 +121,7 @@ def _table(text: Sparse, known: Int[Array, " s"]) -> Float[Array, "n s"]:
     return jnp.where(lost, jnp.nan, table)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _largest(
+def _largest_values(
     weights: Float[Array, "n l"], column: Int[Array, "n l"], columns: int
 ) -> Float[Array, "n s"]:
     row = jnp.arange(len(weights))[:, None]
@@ -130,8 +129,11 @@ def _largest(
     return table.at[row, column].max(weights.astype(jnp.float32), mode="drop")
 
 
+_largest = jax.custom_vjp(_largest_values, nondiff_argnums=(2,))
+
+
 def _largest_forward(weights: Any, column: Any, columns: int) -> tuple[Array, Any]:
-    table: Any = _largest(weights, column, columns)
+    table = _largest_values(weights, column, columns)
     row = jnp.arange(len(weights))[:, None]
     strongest = table.at[row, column].get(mode="fill", fill_value=-1) == weights
     place = jnp.broadcast_to(jnp.arange(weights.shape[1]), weights.shape)

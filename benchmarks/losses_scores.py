@@ -1,6 +1,6 @@
 """Time and memory of scores with their gradients: sparse, and MaxSim.
 
-    M3JAX_PEERS=PEERS/bin/python python -m benchmarks.scores_losses [--rounds 5]
+    M3JAX_PEERS=PEERS/bin/python python -m benchmarks.losses_scores [--rounds 5]
 
 Sparse scores beside FlagEmbedding's own functions in PyTorch, which run in a process of
 the interpreter that M3JAX_PEERS names; without it those rows are left out. MaxSim
@@ -18,12 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.table import Row, show
 from m3jax.core.types import Multivec, Sparse
 from m3jax.ops import scores
 
@@ -74,16 +75,6 @@ for _ in sys.stdin:
     run()
     print(time.perf_counter() - start, flush=True)
 """
-
-
-class Row(NamedTuple):
-    """A line of the table, as printed; `other` is the plain form or another library."""
-
-    name: str
-    ours: str
-    other: str
-    ratio: str
-    target: str
 
 
 def peer() -> str | None:
@@ -296,8 +287,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for row in rows(flags.rounds, peer()):
-        print(" | ".join(row), flush=True)
+    show(rows(flags.rounds, peer()))
 
 
 if __name__ == "__main__":
