@@ -6,6 +6,7 @@
 (2,)
 """
 
+from m3jax.core.types import Embeddings, Multivec, Sparse
 from m3jax.losses.bge_m3 import M3Loss, m3
 from m3jax.losses.classification import softmax_cross_entropy
 from m3jax.losses.contrastive import Contrast, contrast, info_nce
@@ -17,7 +18,10 @@ from m3jax.losses.reranking import rerank_listwise, rerank_pointwise
 
 __all__ = [
     "Contrast",
+    "Embeddings",
     "M3Loss",
+    "Multivec",
+    "Sparse",
     "contrast",
     "cosent",
     "distill_kl",

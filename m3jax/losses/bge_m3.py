@@ -78,9 +78,9 @@ def m3(
 
     so `distill` 0 is L, and 1 is the paper's (L + L') / 2. Heads that are None drop
     out, and the divisors 4 and 3 count what is there; one head alone has no ensemble
-    and nothing to learn from. Negatives are the own ones and all passages of all
-    devices, for every head: the queries travel and the scores come home, vectors of
-    passages never leave their device.
+    and nothing to learn from, its loss is lambda_h CE(positive, s_h). Negatives are
+    the own ones and all passages of all devices, for every head: the queries travel
+    and the scores come home, vectors of passages never leave their device.
 
     Args:
         query: dense `[b e]`, sparse `[b l]`, multivec `[b i e]`; any may be None.
@@ -119,16 +119,20 @@ def m3(
 
     Example:
         >>> query, passage = Embeddings(jnp.eye(2)), Embeddings(jnp.eye(2)[:, None])
-        >>> m3(query, passage, temperature=1.0).loss.round(3).tolist()
-        [0.31299999356269836, 0.31299999356269836]
+        >>> [f"{x:.3f}" for x in m3(query, passage, temperature=1.0).loss]
+        ['0.313', '0.313']
     """
+    for name, texts in (("query", query), ("passage", passage)):
+        if not isinstance(texts, Embeddings):
+            raise InputError("Embeddings", type(texts).__name__, where=name)
     heads = [name for name in HEADS if getattr(query, name) is not None]
     b, g = _check(query, passage, heads)
     checks.facts(b, g, where, in_batch, query_ids, passage_ids)
     checks.temperature(temperature)
     checks.axis(axis_name)
-    checks.names("teacher_loss", (teacher_loss,), ("kl", "m3_kd"))
-    checks.names("compat", (compat or "flagembedding",), ("flagembedding",))
+    checks.one("teacher_loss", teacher_loss, ("kl", "m3_kd"))
+    checks.one("compat", compat, (None, "flagembedding"))
+    checks.number("ensemble_weight", ensemble_weight)
     _check_weights(score_weights, loss_weights, distill)
     if teacher_scores is not None:
         checks.shape("teacher_scores", teacher_scores, (b, g))
@@ -251,7 +255,8 @@ def _sight(mine: Facts, axis: Axis) -> _Sight:
     theirs = everyones(mine, axis)
     b, g = mine.exists.shape
     mixed, rest = among_passages(mine, theirs)
-    place = mine.group - theirs.group[0]
+    # Numbers among all groups, or with no other device in sight among the own.
+    place = jnp.arange(b) if axis is None else mine.group
     own = place[:, None] * g + jnp.arange(g)[None]
     allowed = (mixed | rest).reshape(b, -1)
     allowed = allowed.at[jnp.arange(b), own[:, 0]].set(mine.exists[:, 0])
@@ -328,6 +333,16 @@ def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[in
             ", ".join(theirs) or "none",
             where="passage",
         )
+    kinds = {"dense": ("dtype", "an array"), "sparse": ("ids", "Sparse")}
+    kinds["multivec"] = ("vectors", "Multivec")
+    for side, texts in (("query", query), ("passage", passage)):
+        for name in heads:
+            value = getattr(texts, name)
+            trait, expected = kinds[name]
+            whole = len(jax.tree.leaves(value)) == (1 if name == "dense" else 2)
+            if not hasattr(value, trait) or not whole:
+                found = f"{type(value).__name__}, or a part of it None"
+                raise InputError(expected, found, where=f"{side}.{name}")
     first = jax.tree.leaves(getattr(passage, heads[0]))[0]
     if first.ndim < 3:
         found = f"shape {tuple(first.shape)}"
@@ -347,18 +362,24 @@ def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[in
 
 
 def _check_weights(
-    score_weights: Sequence[float | int],
-    loss_weights: Sequence[float | int],
+    score_weights: Any,
+    loss_weights: Any,
     distill: Any,
 ) -> None:
     for name, weights in (
         ("score_weights", score_weights),
         ("loss_weights", loss_weights),
     ):
+        expected = f"{len(HEADS)} weights, of {', '.join(HEADS)}"
+        if not isinstance(weights, tuple | list):
+            raise InputError(expected, repr(weights), where=name)
         if len(weights) != len(HEADS):
-            expected = f"{len(HEADS)} weights, of {', '.join(HEADS)}"
             raise InputError(expected, f"{len(weights)}", where=name)
+        for weight in weights:
+            checks.number(name, weight)
     if getattr(distill, "shape", ()) != ():
         raise InputError("one number", f"shape {tuple(distill.shape)}", where="distill")
+    if distill is None or isinstance(distill, str):
+        raise InputError("a number from 0 to 1", repr(distill), where="distill")
     if not isinstance(distill, Tracer) and not 0 <= float(distill) <= 1:
         raise InputError("a number from 0 to 1", f"{distill}", where="distill")

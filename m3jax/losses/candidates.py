@@ -1,5 +1,6 @@
 """Who is a negative of whom: the blocks of an InfoNCE denominator and their masks."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -137,7 +138,7 @@ def blocks(
     real = mine.exists[:, :1]
 
     def wide(x: Array) -> Array:
-        return x.reshape(len(query), -1)
+        return x.reshape(len(x), math.prod(x.shape[1:]))
 
     mixed, rest = among_passages(mine, theirs)
     ours = jnp.broadcast_to(own[:, :, None], mixed.shape)

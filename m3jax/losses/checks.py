@@ -4,24 +4,55 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from m3jax.core.errors import InputError
+
+
+def array(name: str, value: Any, kind: str = "") -> Any:
+    """Take an array, of jax or of numpy, and refuse everything else.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: "floats" or "integers", if it has to be of these.
+
+    Returns:
+        An array of jax.
+
+    Raises:
+        InputError: it is none, or not of the kind.
+
+    Example:
+        >>> array("query", [1.0])
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: query: expected an array, found list
+    """
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        raise InputError("an array", type(value).__name__, where=name)
+    kinds = {"": np.generic, "floats": jnp.floating, "integers": jnp.integer}
+    if not jnp.issubdtype(value.dtype, kinds[kind]):
+        raise InputError(kind, f"{value.dtype}", where=name)
+    return jnp.asarray(value)
 
 
 def shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
     """Refuse an array of another shape.
 
     Raises:
-        InputError: it has another one.
+        InputError: it has another one, or is no array.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> shape("where", jnp.ones(2), (3,))
         Traceback (most recent call last):
         m3jax.core.errors.InputError: where: expected shape (3,), found (2,)
     """
-    if tuple(array.shape) != expected:
+    if not hasattr(array, "shape"):
+        found = type(array).__name__
+        raise InputError(f"an array of shape {expected}", found, where=name)
+    if tuple(array.shape) != tuple(expected):
         raise InputError(f"shape {expected}", f"{tuple(array.shape)}", where=name)
 
 
@@ -40,8 +71,10 @@ def temperature(value: Any, name: str = "temperature") -> None:
     if isinstance(value, Tracer):
         return
     known = isinstance(value, int | float) or hasattr(value, "dtype")
-    if not known or isinstance(value, bool) or not float(value) > 0:
-        raise InputError("a temperature above 0", f"{value}", where=name)
+    known &= not isinstance(value, bool | np.bool)
+    if not known or not float(value) > 0:
+        found = f"{value}" if known else repr(value)
+        raise InputError("a temperature above 0", found, where=name)
 
 
 def number(name: str, value: Any, *, least: float | int | None = None) -> None:
@@ -69,7 +102,6 @@ def mask(name: str, array: Any, expected: tuple[int, ...]) -> None:
         InputError: one of these.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> mask("where", jnp.ones(2, bool), (2,))
     """
     shape(name, array, expected)
@@ -88,15 +120,29 @@ def names(
     Example:
         >>> names("negatives", ["own"], ["own", "passages"])
     """
+    if not isinstance(found, tuple | list):
+        listed = ", ".join(known)
+        raise InputError(f"a tuple of names among {listed}", repr(found), where=name)
     wrong = [x for x in found if x not in known]
     twice = [x for i, x in enumerate(found) if x in found[:i]]
-    if isinstance(found, str):
-        wrong = [found]
     if wrong or twice or not (found or empty):
         said = ", ".join(map(str, wrong)) or ", ".join(f"{x} twice" for x in twice)
         raise InputError(
             f"one or more of {', '.join(known)}", said or "none", where=name
         )
+
+
+def one(name: str, found: Any, known: Sequence[str | None]) -> None:
+    """Refuse a name that is not known.
+
+    Raises:
+        InputError: it is not.
+
+    Example:
+        >>> one("transport", "ring", ("gather", "ring"))
+    """
+    if found not in known:
+        raise InputError(" or ".join(map(repr, known)), repr(found), where=name)
 
 
 def axis(name: str | tuple[str, ...] | None) -> None:
@@ -113,6 +159,9 @@ jax.shard_map or jax.pmap, found data outside of one
     """
     if name is None:
         return
+    parts = name if isinstance(name, tuple) else (name,)
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise InputError("a name or a tuple of names", repr(name), where="axis_name")
     try:
         jax.lax.axis_index(name)
     except NameError:
@@ -138,7 +187,6 @@ def groups(
         InputError: it names the argument.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> groups(jnp.ones((2, 4)), jnp.ones((2, 3, 5)))
         Traceback (most recent call last):
         m3jax.core.errors.InputError: passage: expected shape (2, 3, 4), found (2, 3, 5)
@@ -147,7 +195,8 @@ def groups(
         raise InputError("[b e]", f"shape {tuple(query.shape)}", where="query")
     if passage.ndim != 3:
         found = f"shape {tuple(passage.shape)}"
-        raise InputError("[b g e], the positive first", found, where="passage")
+        expected = "[b g e], the positive first (passage[:, None] for one each)"
+        raise InputError(expected, found, where="passage")
     (b, e), g = query.shape, passage.shape[1]
     shape("passage", passage, (b, g, e))
     facts(b, g, where, in_batch, query_ids, passage_ids)
@@ -175,6 +224,11 @@ def facts(
         ("passage_ids", passage_ids, (b, g)),
     ):
         if ids is not None:
-            shape(name, ids, (*rows, ids.shape[-1] if ids.ndim else 1))
-            if ids.dtype.kind not in "iu":
-                raise InputError("integers", f"{ids.dtype}", where=name)
+            array(name, ids, "integers")
+            if ids.ndim != len(rows) + 1 or not ids.shape[-1]:
+                expected = f"shape {rows} and the words of an id"
+                raise InputError(expected, f"{tuple(ids.shape)}", where=name)
+            shape(name, ids, (*rows, ids.shape[-1]))
+            if ids.dtype.itemsize > 4:
+                expected = "words of 32 bits, as by hash.view(numpy.uint32)"
+                raise InputError(expected, f"{ids.dtype}", where=name)

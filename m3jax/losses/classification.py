@@ -46,6 +46,7 @@ def softmax_cross_entropy(
         ['0.313', '0.693']
     """
     check_scores(scores, where)
+    scores, target = jnp.asarray(scores), checks.array("target", target, "integers")
     checks.shape("target", target, scores.shape[:1])
     checks.temperature(temperature)
     scores, n = scores.astype(jnp.float32), scores.shape[1]
@@ -72,6 +73,7 @@ def check_scores(scores: Any, where: Any, *, name: str = "scores") -> None:
     Example:
         >>> check_scores(jnp.ones((2, 3)), jnp.ones((2, 3), bool))
     """
+    checks.array(name, scores, "floats")
     if scores.ndim != 2 or not scores.shape[1]:
         found = f"shape {tuple(scores.shape)}"
         raise InputError("[b n], n at least 1", found, where=name)

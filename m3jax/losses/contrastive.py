@@ -80,8 +80,9 @@ def info_nce(
         own                 <q_i, p>: the rest of the own group
         passages            <q_i, p>: every passage of the other groups
         queries             <q_i, q_j>: the other queries (Qwen3, SimLM)
-        positive_positive   <p_i+, p_j+>: the other positives (KaLM, SimLM)
-        positive_passage    <p_i+, p>: every passage, the own hard negatives too (Qwen3)
+        positive_positive   <p_i+, p_j+>: the other positives (Qwen3, SimLM)
+        positive_passage    <p_i+, p>: every passage, the own hard negatives too (Qwen3
+                            as ms-swift has it)
         positive_query      <p_i+, q_j>: the other queries (SimLM)
 
     A query without a positive (`where[i, 0]` False) has loss 0 and no gradient, and
@@ -89,9 +90,11 @@ def info_nce(
 
     Inside another project's step, with `axis_name` given, two forms are right:
     under `jax.shard_map` as it is by default, `grad(pmean(loss.mean()))`; under
-    `jax.pmap`, or `shard_map(..., check_vma=False)`, `pmean(grad(loss.mean()))`. Each
-    form in the other place is wrong by the number of devices. Differentiating
-    outside of `shard_map`, as m3jax does, is always right.
+    `jax.pmap`, or `shard_map(..., check_vma=False)`, `pmean(grad(loss.mean()))`. In
+    the other place the second is too large by the number of devices, and the first
+    gives every device a gradient of its own, so that they drift apart. Differentiating
+    outside of `shard_map`, as m3jax does, is always right. Without `axis_name` the
+    negatives are those of this device only.
 
     Args:
         query: query embeddings, normalised if cosines are wanted.
@@ -141,8 +144,8 @@ def info_nce(
 
     Example:
         >>> query, passage = jnp.eye(3), jnp.eye(3)[:, None]
-        >>> info_nce(query, passage, temperature=1.0).round(3).tolist()
-        [0.5509999990463257, 0.5509999990463257, 0.5509999990463257]
+        >>> [f"{x:.3f}" for x in info_nce(query, passage, temperature=1.0)]
+        ['0.551', '0.551', '0.551']
     """
     given = dict(locals())
     return _contrast(watch=False, **given).loss
@@ -210,6 +213,8 @@ def _contrast(
     transport: Any,
     gradient: Any,
 ) -> Contrast:
+    query = checks.array("query", query, "floats")
+    passage = checks.array("passage", passage, "floats")
     checks.groups(query, passage, where, in_batch, query_ids, passage_ids)
     checks.temperature(temperature)
     checks.number("hard_negative_weight", hard_negative_weight)
@@ -218,7 +223,7 @@ def _contrast(
         checks.number("false_negative_margin", false_negative_margin)
     checks.names("negatives", negatives, BLOCKS)
     checks.names("margin_on", margin_on, BLOCKS, empty=True)
-    checks.names("transport", (transport,), ("gather", "ring"))
+    checks.one("transport", transport, ("gather", "ring"))
     checks.axis(axis_name)
     check_tile(tile)
     check_gradient(gradient or "eager")

@@ -101,13 +101,14 @@ def m3_kd(
     """
     check_scores(scores, where)
     check_scores(teacher_scores, None, name="teacher_scores")
+    own = checks.array("own", own, "integers")
     checks.shape("own", own, (len(scores), own.shape[-1]))
     checks.shape("teacher_scores", teacher_scores, own.shape)
     checks.temperature(temperature)
     (b, n), g = scores.shape, own.shape[1]
     if g > n:
         raise InputError(f"at most {n} own passages", f"{g}", where="own")
-    there = jnp.ones((b, n), bool) if where is None else where
+    there = jnp.ones((b, n), bool) if where is None else jnp.asarray(where)
     column = jnp.where(own < 0, n, own)
     mine = jnp.take_along_axis(there, column, axis=1, mode="fill", fill_value=True)
     share = jax.lax.stop_gradient(teacher_scores)

@@ -52,6 +52,8 @@ def cosent(
         >>> f"{cosent(scores, labels, temperature=0.1):.3f}"
         '1.313'
     """
+    scores = checks.array("scores", scores, "floats")
+    labels = checks.array("labels", labels)
     if scores.ndim != 1:
         raise InputError("[n]", f"shape {tuple(scores.shape)}", where="scores")
     checks.shape("labels", labels, scores.shape)
@@ -70,8 +72,9 @@ def cosent(
     if axis_name is not None:
         most = jax.lax.pmax(most, axis_name)
     # A label of NaN would be in no order, and so be hidden.
-    unknown = there & (jnp.isnan(score) | jnp.isnan(labels))
-    total = jnp.exp(logits - most).sum() + jnp.where(unknown, jnp.nan, 0).sum()
+    unknown = (there & (jnp.isnan(score) | jnp.isnan(labels))).any()
+    total = jnp.exp(logits - most).sum()
+    total = jnp.where(unknown, jnp.float32(jnp.nan), total)
     if axis_name is not None:
         total = jax.lax.psum(total, axis_name)
     return finish(total[None], most[None])[0]

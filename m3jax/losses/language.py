@@ -67,11 +67,13 @@ def masked_lm(
 
     Example:
         >>> hidden, table = jnp.ones((1, 2, 3)), jnp.zeros((4, 3))
-        >>> masked_lm(hidden, table, jnp.array([[2, -1]])).round(3).tolist()
-        [[1.3860000371932983, 0.0]]
+        >>> loss = masked_lm(hidden, table, jnp.array([[2, -1]]))
+        >>> [f"{x:.3f}" for x in loss[0]]
+        ['1.386', '0.000']
     """
-    _check(hidden, table, labels, bias, where)
-    count = labels >= 0 if where is None else where
+    _check(hidden, table, labels, bias, where, tile)
+    hidden, table, labels = map(jnp.asarray, (hidden, table, labels))
+    count = labels >= 0 if where is None else jnp.asarray(where)
     loss = _tokens(
         hidden.reshape(-1, hidden.shape[-1]),
         table,
@@ -142,10 +144,14 @@ def retromae(
         "decoder_": (decoder_hidden, decoder_labels, decoder_where),
     }
     checks.axis(axis_name)
-    flat = []
+    if len(encoder_hidden) != len(decoder_hidden):
+        rows, found = len(encoder_hidden), len(decoder_hidden)
+        raise InputError(f"{rows} texts", f"{found}", where="decoder_hidden")
+    table, flat = jnp.asarray(table), []
     for side, (hidden, labels, where) in sides.items():
-        _check(hidden, table, labels, bias, where, side)
-        count = labels >= 0 if where is None else where
+        _check(hidden, table, labels, bias, where, tile, side)
+        hidden, labels = map(jnp.asarray, (hidden, labels))
+        count = labels >= 0 if where is None else jnp.asarray(where)
         number = count.sum()
         if axis_name is not None:
             number = jax.lax.psum(number, axis_name)
@@ -243,14 +249,29 @@ def _add(
 
 
 def _check(
-    hidden: Any, table: Any, labels: Any, bias: Any, where: Any, side: str = ""
+    hidden: Any,
+    table: Any,
+    labels: Any,
+    bias: Any,
+    where: Any,
+    tile: Any,
+    side: str = "",
 ) -> None:
+    checks.array(f"{side}hidden", hidden, "floats")
+    checks.array("table", table, "floats")
+    checks.array(f"{side}labels", labels, "integers")
+    if isinstance(tile, str) and tile != "auto":
+        found = repr(tile)
+        raise InputError("a positive integer, 'auto' or None", found, where="tile")
     if hidden.ndim != 3:
         found = f"shape {tuple(hidden.shape)}"
         raise InputError("[b l d]", found, where=f"{side}hidden")
-    if table.ndim != 2:
-        raise InputError("[v d]", f"shape {tuple(table.shape)}", where="table")
-    checks.shape("table", table, (table.shape[0], hidden.shape[-1]))
+    if table.ndim != 2 or not len(table):
+        found = f"shape {tuple(table.shape)}"
+        raise InputError("[v d], v at least 1", found, where="table")
+    if table.shape[1] != hidden.shape[-1]:
+        width, found = table.shape[1], hidden.shape[-1]
+        raise InputError(f"width {width}, as table", f"{found}", where=f"{side}hidden")
     checks.shape(f"{side}labels", labels, hidden.shape[:2])
     if bias is not None:
         checks.shape("bias", bias, table.shape[:1])

@@ -50,6 +50,8 @@ def matryoshka(
         '1.100'
     """
     dims, weights = check_dims(dims, weights)
+    if not callable(loss):
+        raise InputError("a function", type(loss).__name__, where="loss")
 
     def nested(query: Any, passage: Any, **options: Any) -> Any:
         if isinstance(query, Embeddings):

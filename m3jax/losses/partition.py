@@ -145,7 +145,7 @@ def part(
         number=zero + sum(c.sum(1) for _, c in pairs),
         candidates=zero + sum(block.possible.sum(1) for block in found),
         total=zero + sum(jnp.where(c, s, 0).sum(1) for s, c in pairs),
-        higher=zero + sum((c & (s > lowest)).sum(1) for s, c in pairs),
+        higher=zero + sum((c & ~(s <= lowest)).sum(1) for s, c in pairs),
     )
 
 

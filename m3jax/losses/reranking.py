@@ -40,6 +40,8 @@ def rerank_pointwise(
         >>> [f"{x:.3f}" for x in rerank_pointwise(yes, no, jnp.array([1, 0]))]
         ['0.127', '0.693']
     """
+    yes, no = (checks.array(n, x, "floats") for n, x in (("yes", yes), ("no", no)))
+    labels = checks.array("labels", labels)
     if yes.ndim != 1:
         raise InputError("[n]", f"shape {tuple(yes.shape)}", where="yes")
     checks.shape("no", no, yes.shape)

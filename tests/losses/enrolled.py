@@ -189,7 +189,7 @@ ENROLLED: dict[str, Loss] = {
         ("where", {"passage": 1, "where": 1}),
         # Prefixes: all the same, and scores 1 and 0.
         (
-            {"query": np.array([[2, 0], [1, 1]]), "passage": np.eye(2)[:, None]}
+            {"query": np.array([[2.0, 0.0], [1.0, 1.0]]), "passage": np.eye(2)[:, None]}
             | {"loss": cosines, "dims": (1,), "weights": (3,)},
             [3, 0],
         ),

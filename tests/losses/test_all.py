@@ -69,11 +69,21 @@ def test_by_hand(name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+# Those whose arguments other files of the quick suite have in several values, too.
+SLOW = ("info_nce", "contrast", "m3", "masked_lm", "retromae", "matryoshka")
+
+QUICK = {("info_nce", "where"), ("m3", "where"), ("m3", "score_weights")}
+
+
 def arguments() -> list[Any]:
-    """Names of losses and arguments; `contrast` shares its code with `info_nce`."""
+    """Names of losses and arguments."""
     return [
         pytest.param(
-            name, argument, marks=[pytest.mark.slow] if name == "contrast" else []
+            name,
+            argument,
+            marks=[pytest.mark.slow]
+            if name in SLOW and (name, argument) not in QUICK
+            else [],
         )
         for name, loss in ENROLLED.items()
         for argument, values in loss.values.items()

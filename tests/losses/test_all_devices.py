@@ -120,11 +120,11 @@ def over_pmap(
 
 
 def places() -> list[Any]:
-    """Names, devices and forms; a third of them in the quick suite."""
+    """Names, devices and forms; a sixth of them in the quick suite."""
     found = []
     for i, name in enumerate(ENROLLED):
         for j, (devices, form) in enumerate(itertools.product((2, 8), FORMS)):
-            quick = name != "contrast" and (i + j) % 3 == 0
+            quick = name != "contrast" and (i + j) % 6 == 0
             marks = [] if quick else [pytest.mark.slow]
             found.append(pytest.param(name, devices, form, marks=marks))
     return found

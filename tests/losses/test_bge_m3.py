@@ -151,7 +151,9 @@ def mapped(devices: int, check_vma: bool = True, **options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("case", ["two_devices", "two_devices_kl"])
+@pytest.mark.parametrize(
+    "case", [pytest.param("two_devices", marks=pytest.mark.slow), "two_devices_kl"]
+)
 def test_is_flagembedding_on_two_devices(case: str) -> None:
     """The dense loss sees both, with half its weight; all else sees its own device."""
     options: dict[str, Any] = {"compat": "flagembedding"}
@@ -210,8 +212,8 @@ def assert_same(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "devices", "check_vma"),
     [
-        ("distill", 8, False),
-        ("dims", 4, True),
+        pytest.param("distill", 8, False, marks=pytest.mark.slow),
+        pytest.param("dims", 4, True, marks=pytest.mark.slow),
         pytest.param("distill", 2, True, marks=pytest.mark.slow),
     ],
 )
@@ -247,7 +249,7 @@ def in_float64(x: jax.Array) -> np.ndarray:
 @pytest.mark.parametrize(
     ("heads", "options"),
     [
-        (("dense", "multivec"), {"distill": 0.4}),
+        pytest.param(("dense", "multivec"), {"distill": 0.4}, marks=pytest.mark.slow),
         (("sparse", "multivec"), {"ensemble_weight": 0, "distill": 1}),
         (("sparse",), {"distill": 0.4}),
     ],
@@ -369,6 +371,21 @@ def test_nothing_to_learn_from_is_zero() -> None:
 
 
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "arrays": (
+        lambda q, p: (q.dense, p.dense),
+        {},
+        "query: expected Embeddings, found",
+    ),
+    "a part": (
+        lambda q, p: (
+            Embeddings(multivec=Multivec(q.multivec.vectors, None)),
+            Embeddings(multivec=p.multivec),
+        ),
+        {},
+        "query.multivec: expected Multivec, found Multivec, or a part of it None",
+    ),
+    "weight names": (None, {"score_weights": {"dense": 1}}, "expected 3 weights, of"),
+    "no distill": (None, {"distill": None}, "distill: expected a number from 0 to 1"),
     "no head": (
         lambda q, p: (Embeddings(), Embeddings()),
         {},
@@ -398,8 +415,16 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"teacher_scores": jnp.ones((B, 2))},
         "teacher_scores: expected shape (4, 3), found (4, 2)",
     ),
-    "teacher loss": (None, {"teacher_loss": "mse"}, "one or more of kl, m3_kd"),
-    "compat": (None, {"compat": "tevatron"}, "compat: expected one or more of flag"),
+    "teacher loss": (
+        None,
+        {"teacher_loss": "mse"},
+        "teacher_loss: expected 'kl' or 'm3_kd'",
+    ),
+    "compat": (
+        None,
+        {"compat": "tevatron"},
+        "compat: expected None or 'flagembedding'",
+    ),
     "dims": (None, {"dims": (8, 3)}, "dims: expected positive integers, ascending"),
     "no teacher": (None, {"teacher_loss": "m3_kd"}, "expected teacher_scores with"),
     "sparse dims": (

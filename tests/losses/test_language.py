@@ -459,8 +459,8 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     ("change", "said"),
     [
         ({"hidden": (L, D)}, "hidden: expected [b l d], found shape (5, 4)"),
-        ({"table": (V,)}, "table: expected [v d], found shape (7,)"),
-        ({"table": (V, 3)}, "table: expected shape (7, 4), found (7, 3)"),
+        ({"table": (V,)}, "table: expected [v d], v at least 1, found shape (7,)"),
+        ({"table": (V, 3)}, "hidden: expected width 3, as table, found 4"),
         ({"labels": (B, 4)}, "labels: expected shape (2, 5), found (2, 4)"),
         ({"bias": (6,)}, "bias: expected shape (7,), found (6,)"),
         ({"where": (L,)}, "where: expected shape (2, 5), found (5,)"),
@@ -490,7 +490,10 @@ def test_arguments_that_do_not_fit(
     [
         ({"encoder_hidden": (B, L)}, "encoder_hidden: expected [b l d]"),
         ({"decoder_hidden": (B, L)}, "decoder_hidden: expected [b l d]"),
-        ({"decoder_hidden": (B, L, 3)}, "table: expected shape (7, 3), found (7, 4)"),
+        (
+            {"decoder_hidden": (B, L, 3)},
+            "decoder_hidden: expected width 4, as table, found 3",
+        ),
         ({"encoder_labels": (B, 4)}, "encoder_labels: expected shape (2, 5)"),
         ({"decoder_labels": (B, 4)}, "decoder_labels: expected shape (2, 5)"),
         ({"encoder_where": (B, 4)}, "encoder_where: expected shape (2, 5)"),

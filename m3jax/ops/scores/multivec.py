@@ -161,7 +161,8 @@ def _backward(
 ):
     query, query_mask, passage, passage_mask, at = kept
     width = query.shape[2]
-    share = query_mask / jnp.maximum(query_mask.sum(1, keepdims=True), 1)  # [q i]
+    count = jnp.maximum(query_mask.sum(1, keepdims=True), 1).astype(jnp.float32)
+    share = query_mask / count  # [q i]
     tokens, real = query.reshape(-1, width), query_mask.reshape(-1, 1)
 
     # One passage at a time: rows gathered from or added to several are slow.

@@ -148,7 +148,8 @@ def one_to_one(
         InputError: `tile` is not positive, or there are not as many of both.
 
     Example:
-        >>> one_to_one(lambda q, p: q[:, None] + p, jnp.ones(2), jnp.ones(2), None)
+        >>> ones = jnp.ones(2)
+        >>> one_to_one(lambda q, p: q[:, None] + p[None], ones, ones, None)
         Array([2., 2.], dtype=float32)
     """
     check_tile(tile)
