@@ -75,7 +75,7 @@ def model_flops(tokens: int, length: int) -> float:
 
 
 def dense_share(negatives: int = 131_072, chips: int = 256) -> dict[str, float]:
-    """Dense InfoNCE against the model, for one chip; passages of 512 tokens, queries 64.
+    """Dense InfoNCE against the model, a chip; passages of 512 tokens, queries of 64.
 
     Four products of local queries with all passages (scores, and once more for the
     gradient, and two gradients). A gather moves bfloat16 passages and their float32
