@@ -137,7 +137,7 @@ def main() -> None:
     devices = 2
     query, passage = side(rng, devices * B, L), side(rng, devices * B * G, J)
     teacher = rng.normal(size=(devices * B, G))
-    written = {f"query_{name}": x for name, x in query.items()}
+    written: dict[str, Any] = {f"query_{name}": x for name, x in query.items()}
     written |= {f"passage_{name}": x for name, x in passage.items()}
     written["teacher_scores"] = teacher
     cases: dict[str, tuple[dict[str, Any], np.ndarray | None, int]] = {
