@@ -27,6 +27,12 @@ from tests.losses.enrolled import (
 )
 
 LOSSES = pytest.mark.parametrize("name", ENROLLED)
+# These compile long; of the first two other files of the quick suite have as much.
+LONG = ("m3", "contrast", "retromae")
+QUICKLY = pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] if x in LONG else []) for x in ENROLLED],
+)
 
 
 def slopes(name: str, given: Given) -> tuple[Any, Given]:
@@ -138,7 +144,7 @@ def test_values_of_every_argument(name: str, argument: str) -> None:
     assert differ == 0 if argument in loss.same else differ > 1e-4
 
 
-@LOSSES
+@QUICKLY
 def test_gradient(name: str) -> None:
     loss = ENROLLED[name]
     given = on_device(usual(name))
@@ -156,7 +162,7 @@ def test_gradient(name: str) -> None:
     check_grads(total, (numbers,), order=1, modes=("rev",), atol=3e-2, rtol=3e-2)
 
 
-@LOSSES
+@QUICKLY
 def test_masked_is_deleted(name: str) -> None:
     loss = ENROLLED[name]
     assert loss.absent is not None

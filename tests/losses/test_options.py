@@ -92,7 +92,19 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 # What tests/losses/test_all.py has alone is only here together with the arrays.
-SLOW = ("queries", "positives", "margin", "no margin", "margin on passages", "focal")
+SLOW = (
+    "queries without passages",
+    "margin on all",
+    "half focal",
+    "both directions",
+    "less weight, own alone",
+    "queries",
+    "positives",
+    "margin",
+    "no margin",
+    "margin on passages",
+    "focal",
+)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +193,7 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
         pytest.param("plain", 1, marks=pytest.mark.slow),
         ("plain", 5),
         pytest.param("plain", 8, marks=pytest.mark.slow),
-        ("own and queries", 3),
+        pytest.param("own and queries", 3, marks=pytest.mark.slow),
         ("everything", 3),
     ],
 )
