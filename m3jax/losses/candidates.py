@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from m3jax.core.types import Leaf
+from m3jax.ops.product import product
 
 BLOCKS = (
     "own",
@@ -203,13 +204,7 @@ def own_block(
     Returns:
         The block "own".
     """
-    score = jnp.einsum(
-        "te,tge->tg",
-        query,
-        group,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    score = product("te,tge->tg", query, group)
     rest = jnp.broadcast_to((jnp.arange(score.shape[1]) > 0)[None], score.shape)
     counts = mine.exists & rest & mine.exists[:, :1]
     if mine.passage_ids is not None:

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 from m3jax.core.errors import InputError
 from m3jax.losses import checks
 from m3jax.losses.by_rows import Gradient, by_rows
-from m3jax.losses.products import add_product, product
+from m3jax.losses.products import add_product
+from m3jax.ops.product import product
 
 # Bytes of float32 logits that exist at once, if nobody says otherwise.
 _BUDGET = 128 * 2**20

@@ -3,29 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from m3jax.ops.product import product
 from m3jax.ops.scores.tiles import add_tiles
 
 # Rows of a gradient that are added at once; elsewhere XLA may hold it twice.
 _PIECE = 2048
-
-
-def product(how: str, one: Array, two: Array) -> Float[Array, "..."]:
-    """`jnp.einsum` in full precision, with float32 sums.
-
-    Example:
-        >>> product("td,vd->tv", jnp.ones((1, 2)), jnp.ones((3, 2))).tolist()
-        [[2.0, 2.0, 2.0]]
-    """
-    return jnp.einsum(
-        how,
-        one,
-        two,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
 
 
 def add_product(

@@ -10,7 +10,8 @@ import pytest
 
 from m3jax import losses
 from m3jax.losses import products
-from m3jax.losses.products import add_product, product, summed
+from m3jax.losses.products import add_product, summed
+from m3jax.ops.product import product
 
 RNG = np.random.default_rng(0)
 T, V, D = 3, 7, 4

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Multivec
+from m3jax.ops.product import product
 from m3jax.ops.scores.tiles import (
     add_tiles,
     check_tile,
@@ -207,13 +208,8 @@ def _by_tokens(
     absent = 0 if padding_is_zero else -jnp.inf
 
     def part(tokens: Float[Array, "r e"]) -> Any:
-        products = jnp.einsum(
-            "tje,re->tjr",  # a maximum over a major axis is fast
-            passage,
-            tokens,
-            precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=jnp.float32,
-        )
+        # A maximum over a major axis is fast.
+        products = product("tje,re->tjr", passage, tokens)
         return best(jnp.where(mask[:, :, None], products, absent))
 
     tokens = query.reshape(-1, query.shape[2])

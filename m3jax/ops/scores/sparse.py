@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Sparse
+from m3jax.ops.product import product
 from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles, vary_like
 
 # Query tokens that share a table, and numbers in a table of passages (8 MiB).
@@ -56,12 +57,7 @@ def sparse(
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def score(query: Sparse, passage: Sparse) -> Array:
         known = jnp.sort(query.ids.ravel())
-        return jnp.einsum(
-            "qs,ps->qp",
-            _table(query, known),
-            _table(passage, known),
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        return product("qs,ps->qp", _table(query, known), _table(passage, known))
 
     def of_queries(carry: None, query: Sparse) -> tuple[None, Array]:
         def of_passages(carry: None, passage: Sparse) -> tuple[None, Array]:
