@@ -1,6 +1,6 @@
 """Temporary memory and time of losses in tiles, beside the same without tiles.
 
-    python -m benchmarks.losses_memory [--rounds 5]
+    python -m benchmarks.losses --only memory [--rounds 5]
 
 InfoNCE of 16,384 queries and 16,384 passages with both gradients, on one device: the
 forms compute in turn from the same numbers and are compared first. Times are medians, a
@@ -9,8 +9,6 @@ its plain form would need some ten GB. Memory is what XLA counts as temporary
 (`memory_analysis`), without arguments and gradients. Needs 6 GB, and a minute a round.
 """
 
-import argparse
-import os
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.losses_scores import compiled, same, timed
-from benchmarks.table import Row, show
+from benchmarks.table import Row
 from m3jax import losses
 
 TEXTS, WIDTH, TILE = 16_384, 1024, 256
@@ -123,18 +121,3 @@ def memory_row(name: str, ours: float, plain: float) -> Row:
 def rows(rounds: int) -> list[Row]:
     """The whole table; other is the plain form, without tiles."""
     return info_nce(rounds) + masked_lm()
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    flags = parser.parse_args()
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    show(rows(flags.rounds))
-
-
-if __name__ == "__main__":
-    main()

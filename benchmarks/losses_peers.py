@@ -1,6 +1,6 @@
 """BGE-M3's loss against FlagEmbedding's, forward and backward from the same embeddings.
 
-    M3JAX_PEERS=PEERS/bin/python python -m benchmarks.losses_peers
+    M3JAX_PEERS=PEERS/bin/python python -m benchmarks.losses --only peers
 
 64 queries of 32 tokens, 8 passages each of 256 tokens, 1,024 wide; on both sides the
 sparse weights have no repeats. The two take turns, with two threads each. Memory: what
@@ -8,12 +8,10 @@ the process of FlagEmbedding grows by at its peak, and what XLA counts as tempor
 ours, both without the embeddings and the gradients by them; then with the gradients.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import Row, show
+from benchmarks.table import Row
 from m3jax import losses
 from m3jax.core.types import Embeddings, Multivec, Sparse
 
@@ -192,20 +190,3 @@ def memory_row(name: str, ours: float, other: float, target: str) -> Row:
         f"1/{other / ours:.1f}",
         target,
     )
-
-
-def main() -> None:
-    """Print the comparison."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--peer", default=os.environ.get("M3JAX_PEERS"))
-    parser.add_argument("--rounds", type=int, default=6)
-    flags = parser.parse_args()
-    if not flags.peer:
-        sys.exit("set M3JAX_PEERS to a python with FlagEmbedding")
-    show(rows(flags.rounds, flags.peer))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Losses on a pod slice: what a chip needs, and their share of a training step.
 
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m benchmarks.losses_pod
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m benchmarks.losses --only pod
 
 Needs `libtpu` (`pip install m3jax[tpu]`) to compile for a TPU without one. FLOPs are
 counted from shapes: XLA's own count reads the body of a loop once.
@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.table import Row, show
+from benchmarks.table import Row
 from m3jax import losses
 
 WIDTH, LAYERS, LAYER_PARAMETERS = 1_024, 24, 12 * 1_024**2
@@ -142,12 +142,3 @@ def rows() -> Iterator[Row]:
             f"{100 * sum(shares.values()):.2f} %",
             target=f"<= {target} %",
         )
-
-
-def main() -> None:
-    """Print the table."""
-    show(rows())
-
-
-if __name__ == "__main__":
-    main()

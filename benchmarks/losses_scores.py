@@ -1,6 +1,6 @@
 """Time and memory of scores with their gradients: sparse, and MaxSim.
 
-    M3JAX_PEERS=PEERS/bin/python python -m benchmarks.losses_scores [--rounds 5]
+    M3JAX_PEERS=PEERS/bin/python python -m benchmarks.losses --only scores [--rounds 5]
 
 Sparse scores beside FlagEmbedding's own functions in PyTorch, which run in a process of
 the interpreter that M3JAX_PEERS names; without it those rows are left out. MaxSim
@@ -10,7 +10,6 @@ ratio is one of medians. Memory is what XLA counts as temporary (`memory_analysi
 PyTorch the growth of the process's peak.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import Row, show
+from benchmarks.table import Row
 from m3jax.core.types import Multivec, Sparse
 from m3jax.ops import scores
 
@@ -277,18 +276,3 @@ def rows(rounds: int, python: str | None) -> list[Row]:
         for mode in ("training", "inference"):
             found += sparse_beside_flagembedding(rounds, python, mode)
     return found
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    flags = parser.parse_args()
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    show(rows(flags.rounds, peer()))
-
-
-if __name__ == "__main__":
-    main()
