@@ -116,18 +116,25 @@ def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return product / np.linalg.norm(left, axis=-1) / np.linalg.norm(right, axis=-1)
 
 
+# Where texts of one length, so that one program is compiled, are enough for every day.
 BFLOAT16 = ["bert-mean", "qwen2-document", "qwen3-query", "simcse-pooler_normalized"]
 
 
-@pytest.mark.parametrize("case", BFLOAT16)
-def test_bfloat16(case) -> None:
-    name, kind, array, loading, calling, _ = DENSE[IDS.index(case)]
+@pytest.mark.parametrize(
+    ("case", "all_of_them"),
+    [
+        *((case, False) for case in BFLOAT16),
+        *(pytest.param(case, True, marks=pytest.mark.slow) for case in IDS),
+    ],
+)
+def test_bfloat16(case, all_of_them) -> None:
+    name, kind, array, loading, calling, rows = DENSE[IDS.index(case)]
     expected = golden(name)
     model = m3jax.Embedder.load(GOLDEN / name, dtype="bfloat16", **loading)
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)}
     assert dtypes == {"bfloat16"}
-    # Those of one length, so that one program is compiled.
-    rows = np.flatnonzero(expected["mask"].sum(1) > 16)
+    if not all_of_them:
+        rows = np.flatnonzero(expected["mask"].sum(1) > 16)
     found = encode(model, kind, expected["texts"][rows].tolist(), **calling).dense
     assert found.dtype == np.float32
     assert cosines(found, expected[array][rows]).min() > 0.999
