@@ -21,7 +21,7 @@ from benchmarks.losses_scores import compiled, same, timed
 from benchmarks.table import Row
 from m3jax import losses
 
-TEXTS, WIDTH, TILE = 16_384, 1024, 256
+TEXTS, WIDTH, TILE = 16_384, 1024, 512
 ROWS, TOKENS, VOCABULARY = 16, 512, 250_002
 
 

@@ -20,6 +20,7 @@ def add_product(
     The total plus slope' rows, a piece of the total at a time, in its place.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> add_product(jnp.ones((1, 2)), jnp.ones((3, 1)), jnp.ones((3, 2))).tolist()
         [[4.0, 4.0]]
     """
@@ -43,6 +44,7 @@ def summed(
     `total`, by `add_product`, and that by `columns` is zero.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> ones = jnp.ones((1, 2))
         >>> (found, _), pull = jax.vjp(summed, ones, ones, ones)
         >>> [x.tolist() for x in pull((jnp.full((1, 1), 3.0), ones))]

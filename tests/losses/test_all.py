@@ -28,24 +28,45 @@ from tests.losses.enrolled import (
 
 LOSSES = pytest.mark.parametrize("name", ENROLLED)
 # These compile long; of the first two other files of the quick suite have as much.
-LONG = ("m3", "contrast", "retromae")
+LONG = ("m3", "contrast", "retromae", "matryoshka")
 QUICKLY = pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=[pytest.mark.slow] if x in LONG else []) for x in ENROLLED],
 )
 
 
-def slopes(name: str, given: Given) -> tuple[Any, Given]:
-    """The losses, and the gradients of their sum by the arrays."""
+PROGRAMS: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+def program(name: str, given: Given, gradient: bool) -> tuple[Any, Given]:
+    """The losses, and the gradients of their sum by the arrays; compiled once."""
     loss, given = ENROLLED[name], on_device(given)
     arrays = {k: given.pop(k) for k in loss.arrays}
+    facts = {k: given.pop(k) for k in tuple(given) if isinstance(given[k], jax.Array)}
 
-    def total(arrays: Given) -> Any:
-        found = loss.call(**arrays, **given)
+    def total(arrays: Given, facts: Given) -> Any:
+        found = loss.call(**arrays, **facts, **given)
         return found.sum(), found
 
-    gradient, found = jax.grad(total, has_aux=True, allow_int=True)(arrays)
-    return found, gradient
+    def values(arrays: Given, facts: Given) -> Any:
+        return None, total(arrays, facts)[1]
+
+    slope = jax.grad(total, has_aux=True, allow_int=True)
+    run = jax.jit(slope if gradient else values)
+    gradients, found = PROGRAMS.setdefault((name, f"{gradient} {given}"), run)(
+        arrays, facts
+    )
+    return found, gradients
+
+
+def slopes(name: str, given: Given) -> tuple[Any, Given]:
+    """The losses, and the gradients of their sum by the arrays."""
+    return program(name, given, True)
+
+
+def losses_of(name: str, given: Given) -> Any:
+    """The losses alone."""
+    return program(name, given, False)[0]
 
 
 def real(tree: Any) -> list[np.ndarray]:
@@ -71,14 +92,13 @@ def test_everything_is_enrolled() -> None:
 @LOSSES
 def test_by_hand(name: str) -> None:
     given, expected = ENROLLED[name].hand
-    found = ENROLLED[name].call(**on_device(given))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(losses_of(name, given), expected, rtol=1e-6, atol=1e-6)
 
 
 # Those whose arguments other files of the quick suite have in several values, too.
 SLOW = ("info_nce", "contrast", "m3", "masked_lm", "retromae", "matryoshka")
 
-QUICK = {("info_nce", "where"), ("m3", "where"), ("m3", "score_weights")}
+QUICK = {("info_nce", "where"), ("m3", "where")}
 
 
 def arguments() -> list[Any]:
@@ -226,7 +246,7 @@ def test_nan_is_not_hidden(name: str) -> None:
     for leaf in jax.tree.leaves(given[first]):
         if leaf.dtype == np.float32:
             leaf[at] = np.nan
-    found = np.asarray(loss.call(**on_device(given)))
+    found = np.asarray(slopes(name, given)[0])
     lost = np.isnan(found[at] if found.ndim else found)
     assert lost[np.asarray(given["where"])[at]].all() if lost.ndim else lost
 
@@ -240,7 +260,7 @@ def test_bfloat16_is_close(name: str) -> None:
         )
         for k in ENROLLED[name].arrays
     }
-    found = ENROLLED[name].call(**low)
+    found = losses_of(name, low)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(
         found.mean(), defined(name, usual(name)).mean(), rtol=1e-2

@@ -48,14 +48,11 @@ def inputs() -> dict[str, jax.Array]:
 
 
 def test_ids_matter_where_they_should(inputs: dict) -> None:
-    plain = losses.info_nce(inputs["query"], inputs["passage"], temperature=0.1)
+    loss = jax.jit(functools.partial(losses.info_nce, temperature=0.1))
+    arrays = inputs["query"], inputs["passage"]
+    plain = loss(*arrays)
     for name, changed in (("query_ids", {1, 5}), ("passage_ids", {6, 3})):
-        masked = losses.info_nce(
-            inputs["query"],
-            inputs["passage"],
-            temperature=0.1,
-            **{name: inputs[name]},
-        )
+        masked = loss(*arrays, **{name: inputs[name]})
         rows = np.flatnonzero(np.abs(masked - plain) > 1e-6)
         assert set(rows.tolist()) == changed
 
@@ -75,17 +72,17 @@ def test_without_a_positive_there_is_no_loss(
             negatives=negatives,
         )
 
-    value, back = jax.vjp(loss, inputs["query"])
+    @jax.jit
+    def run(query: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, back = jax.vjp(loss, query)
+        return value, back(jnp.ones(B))[0]
+
+    value, gradient = run(inputs["query"])
     assert value[3] == 0 and (np.delete(value, 3) > 0).any()
-    (gradient,) = back(jnp.ones(B))
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[3], 0)
-    nothing = losses.info_nce(
-        inputs["query"],
-        inputs["passage"],
-        temperature=0.02,
-        where=jnp.zeros((B, G), bool),
-    )
+    where = jnp.zeros((B, G), bool)
+    nothing = jax.jit(loss)(inputs["query"])
     np.testing.assert_array_equal(nothing, 0)
 
 
@@ -102,14 +99,16 @@ def test_contrast_counts(inputs: dict) -> None:
     query = jnp.array([[1.0, 0.0], [1.0, 0.0]])
     passage = jnp.array([[[0.5, 0.0], [0.8, 0.0]], [[0.7, 0.0], [0.1, 0.0]]])
     where = jnp.array([[True, True], [True, False]])
-    found = losses.contrast(query, passage, temperature=1.0, where=where)
+    loss, contrast = (
+        jax.jit(functools.partial(f, temperature=1.0))
+        for f in (losses.info_nce, losses.contrast)
+    )
+    found = contrast(query, passage, where=where)
     np.testing.assert_allclose(found.positive, [0.5, 0.7])
     np.testing.assert_allclose(found.negative_mean, [0.75, 0.65], rtol=1e-6)
     np.testing.assert_allclose(found.masked_share, [0.25, 0.25])
     assert found.rank.tolist() == [2, 1]
-    np.testing.assert_array_equal(
-        found.loss, losses.info_nce(query, passage, temperature=1.0, where=where)
-    )
+    np.testing.assert_array_equal(found.loss, loss(query, passage, where=where))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,8 @@ def mean_loss(rest: dict[str, Any], query: jax.Array, passage: jax.Array) -> jax
 def truth(inputs: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     rest: dict[str, Any] = {name: inputs[name] for name in OPTIONS}
     loss = functools.partial(mean_loss, rest)
-    return jax.value_and_grad(loss, (0, 1))(inputs["query"], inputs["passage"])
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    return run(inputs["query"], inputs["passage"])
 
 
 def assert_same(found, expected, tolerance: float = 1e-5) -> None:
@@ -246,9 +246,14 @@ def inside(devices: int, form: str):
         ("shard_map unchecked, pmean(grad)", 1),
         ("pmap, pmean(grad)", 1),
         # The wrong forms, so that the docstring's warning stays true.
-        ("shard_map, pmean(grad)", "devices"),
-        ("shard_map unchecked, grad(pmean)", "devices"),
-        ("pmap, grad(pmean)", "devices"),
+        *(
+            pytest.param(form, "devices", marks=pytest.mark.slow)
+            for form in (
+                "shard_map, pmean(grad)",
+                "shard_map unchecked, grad(pmean)",
+                "pmap, grad(pmean)",
+            )
+        ),
     ],
 )
 def test_inside_of_another_step(
@@ -265,7 +270,7 @@ def test_inside_of_another_step(
             **rest,
         ).mean()
 
-    expected = jax.grad(loss)(weight)
+    expected = jax.jit(jax.grad(loss))(weight)
     found = inside(devices, form)(weight, inputs["query"], inputs["passage"], rest)
     if factor == 1:
         assert_same(found, expected)

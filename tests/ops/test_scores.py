@@ -177,7 +177,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("tile", [None, 1, 5])
+@pytest.mark.parametrize("tile", [None, pytest.param(1, marks=pytest.mark.slow), 5])
 def test_value_and_gradient(name: str, tile: int | None) -> None:
     right = case(name)
     score = right.head.score
@@ -201,7 +201,7 @@ def test_long_texts_are_taken_in_parts(
     assert_right(found, right)
 
 
-@pytest.mark.parametrize("tile", [None, 3])
+@pytest.mark.parametrize("tile", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_one_to_one_is_the_diagonal(name: str, tile: int | None) -> None:
     head, arrays, cotangent, value, _ = case(name)
     cotangent = np.eye(QUERIES, PASSAGES) * cotangent
@@ -331,7 +331,7 @@ def test_of_equal_tokens_the_first_one_has_the_gradient() -> None:
         query = Sparse(jnp.array([[5]]), jnp.array([[2.0]]))
         return scores.sparse(query, Sparse(tokens, weights)).sum()
 
-    slope = jax.grad(shared)(jnp.array([[1.0, 0.5, 3.0, 3.0]]))
+    slope = jax.jit(jax.grad(shared))(jnp.array([[1.0, 0.5, 3.0, 3.0]]))
     assert slope.tolist() == [[0, 0, 2, 0]]
 
     def nearest(vectors: jax.Array) -> jax.Array:
@@ -339,7 +339,7 @@ def test_of_equal_tokens_the_first_one_has_the_gradient() -> None:
         passage = Multivec(vectors, jnp.ones((1, 4), bool))
         return scores.multivec(query, passage).sum()
 
-    slope = jax.grad(nearest)(jnp.array([[[1.0], [3.0], [0.5], [3.0]]]))
+    slope = jax.jit(jax.grad(nearest))(jnp.array([[[1.0], [3.0], [0.5], [3.0]]]))
     assert slope[..., 0].tolist() == [[0, 1, 0, 0]]
 
 

@@ -32,6 +32,7 @@ def dense(
         InputError: shapes do not fit, or `tile` is not positive.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> dense(jnp.eye(2), jnp.ones((1, 2))).tolist()
         [[1.0], [1.0]]
     """
@@ -60,6 +61,7 @@ def dense_pairs(
         InputError: shapes do not fit, or `tile` is not positive.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> dense_pairs(jnp.eye(2), jnp.ones((2, 2))).tolist()
         [1.0, 1.0]
     """
