@@ -242,7 +242,12 @@ def _contrast(
         watch,
     )
     run = functools.partial(
-        _run, axis_name=axis_name, tile=tile, transport=transport, gradient=gradient
+        _run,
+        axis_name=axis_name,
+        tile=tile,
+        transport=transport,
+        gradient=gradient,
+        counts=None if where is None else where[:, 0],
     )
     tau = jnp.asarray(temperature, jnp.float32)
     loss, watched = run(rule, query, passage, mine, tau)
@@ -278,6 +283,7 @@ def _run(
     tile: Any,
     transport: Any,
     gradient: Any,
+    counts: Array | None,
 ) -> tuple[Array, Part]:
     apart = "own" in rule.negatives and "passages" not in rule.negatives
     rows = Rows(query, passage[:, 0], passage if apart else None)
@@ -307,6 +313,7 @@ def _run(
         theirs,
         tile=tile,
         gradient=gradient or "eager",
+        counts=counts,
         add=functools.partial(partition.add, rule),
     )
 

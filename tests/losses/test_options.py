@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from m3jax import losses
 from m3jax.core.errors import InputError
+from m3jax.losses import partition
 from m3jax.losses.candidates import BLOCKS
 from tests.losses import definitions
 
@@ -162,7 +163,7 @@ def both(**options: Any) -> list[Any]:
         )
     )
     arrays = inputs()["query"], inputs()["passage"]
-    even = jnp.full(B, 1 / B)
+    even = jnp.full(B, 1 / B, jnp.float32)
     return [run(arrays, jnp.float32(0.1), weights) for weights in (even, WEIGHTS)]
 
 
@@ -266,7 +267,7 @@ def test_devices_change_nothing(
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     arrays = inputs()["query"], inputs()["passage"]
-    even = jnp.full(B, 1 / B)
+    even = jnp.full(B, 1 / B, jnp.float32)
     found = [run(arrays, jnp.float32(0.1), weights) for weights in (even, WEIGHTS)]
     assert_same(found, truth(kind))
 
@@ -350,6 +351,28 @@ def test_how_hard_a_query_is_has_no_gradient() -> None:
         return (found.positive + found.negative_mean + found.masked_share).sum()
 
     np.testing.assert_array_equal(jax.jit(jax.grad(watched))(given["query"]), 0)
+
+
+def test_a_mean_over_those_with_a_positive_is_differentiated_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Query 2 has none, and its weight is not looked at."""
+    turns = []
+
+    def add(*given: Any) -> Any:
+        jax.debug.callback(lambda: turns.append(1))
+        return partition_add(*given)
+
+    partition_add = partition.add
+    monkeypatch.setattr(partition, "add", add)
+    slope = jax.jit(jax.grad(functools.partial(total, tile=4), (0, 1), has_aux=True))
+    arrays = inputs()["query"], inputs()["passage"]
+    even = jnp.full(B, 1 / B, jnp.float32)
+    for weights, times in ((even, 1), (even.at[2].set(0), 1), (WEIGHTS, 2)):
+        turns.clear()
+        jax.block_until_ready(slope(arrays, jnp.float32(0.1), weights))
+        jax.effects_barrier()
+        assert len(turns) == 2 * times
 
 
 @pytest.mark.parametrize("negatives", [("own", "passages"), ("own",), SIMLM])
