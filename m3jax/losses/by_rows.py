@@ -91,7 +91,7 @@ def by_rows(
         values, more = _only(counts, function(*given))
         return values, jax.lax.stop_gradient(more)
     # Sums over devices belong outside of the loop and of the choice in it.
-    return _tiled(function, add, tile, gradient, *vary_like((*given, counts)))
+    return _compiled(function, add, tile, gradient, *vary_like((*given, counts)))
 
 
 def add_tile(
@@ -388,3 +388,5 @@ def _scaled_jvp(
 
 
 _tiled.defvjp(_forward, _backward)
+# Outside of any program, a loop would be compiled anew at each call.
+_compiled = jax.jit(_tiled, static_argnums=(0, 1, 2, 3))

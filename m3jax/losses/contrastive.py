@@ -121,8 +121,7 @@ def info_nce(
             find its query among all queries.
         tile: queries of which the scores with all passages in sight exist at once;
             None = all. The values stay the same; the memory is `tile` rows of scores,
-            and a float32 gradient by all passages in sight. Call it inside of
-            `jax.jit`, or every call compiles the loop again.
+            and a float32 gradient by all passages in sight.
         transport: gather brings the passages of all devices to each; ring hands them
             from device to device, so that each holds its own and those in flight.
         gradient: with `tile`: eager makes the gradient of a mean together with the
@@ -306,7 +305,7 @@ def _run(
         # A tile finds its positives among all passages, without a gradient beside.
         rows = dataclasses.replace(rows, positive=None)
     return by_rows(
-        functools.partial(partition.whole, rule),
+        partition.bound(partition.whole, rule),
         rows,
         mine,
         (columns, temperature),
@@ -314,7 +313,7 @@ def _run(
         tile=tile,
         gradient=gradient or "eager",
         counts=counts,
-        add=functools.partial(partition.add, rule),
+        add=partition.bound(partition.add, rule),
     )
 
 

@@ -7,6 +7,7 @@ so the positive itself is the term exp(0).
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,12 @@ class Part:
     candidates: Leaf
     total: Leaf
     higher: Leaf
+
+
+@functools.cache
+def bound(function: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+    """A function for this rule; always the same one, so that it is compiled once."""
+    return functools.partial(function, rule)
 
 
 def part(

@@ -1,7 +1,9 @@
 """Inner products of dense embeddings."""
 
+import functools
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
 from m3jax.core.errors import InputError
@@ -39,9 +41,16 @@ def dense(
     check_tile(tile)
     _check(query, passage)
     if tile is not None and tile < len(query):
-        query, passage = vary_like((query, passage))
-        return scan_tiles(lambda _, q: (None, dense(q, passage)), None, query, tile)[1]
+        return _in_tiles(*vary_like((query, passage)), tile)
     return product("qe,pe->qp", query, passage)
+
+
+# Outside of any program, the loop would be compiled anew at each call.
+@functools.partial(jax.jit, static_argnums=2)
+def _in_tiles(
+    query: Float[Array, "q e"], passage: Float[Array, "p e"], tile: int
+) -> Float[Array, "q p"]:
+    return scan_tiles(lambda _, q: (None, dense(q, passage)), None, query, tile)[1]
 
 
 def dense_pairs(

@@ -69,7 +69,7 @@ def multivec(
     if tile is None:
         tile = max(1, _HELD // (j * min(q * i, _ROWS)))
     arrays = query.vectors, query.mask, passage.vectors, passage.mask
-    return _maxsim(*vary_like(arrays), min(tile, p), padding_is_zero)
+    return _compiled(*vary_like(arrays), min(tile, p), padding_is_zero)
 
 
 def multivec_pairs(
@@ -195,6 +195,8 @@ def _backward(
 
 
 _maxsim.defvjp(_forward, _backward)
+# Outside of any program, the loops would be compiled anew at each call.
+_compiled = jax.jit(_maxsim, static_argnums=(4, 5))
 
 
 def _by_tokens(

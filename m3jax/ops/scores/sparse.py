@@ -52,7 +52,14 @@ def sparse(
     query, passage = vary_like((query, passage))
     queries = min(q, tile or max(1, _COLUMNS // tokens))
     passages = max(1, _HELD // max(queries * tokens, longest))
+    return _in_tiles(query, passage, queries, passages)
 
+
+# Outside of any program, the loops would be compiled anew at each call.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _in_tiles(
+    query: Sparse, passage: Sparse, queries: int, passages: int
+) -> Float[Array, "q p"]:
     # Inside of loops: the tables are made again, not kept.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def score(query: Sparse, passage: Sparse) -> Array:

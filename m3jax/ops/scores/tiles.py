@@ -159,14 +159,21 @@ def one_to_one(
             f"{count} texts, one for each query", f"{found}", where="passage"
         )
 
+    return _pairs(score, tile or max(1, count), vary_like((query, passage)))
+
+
+# Outside of any program, the loop would be compiled anew at each call.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pairs(
+    score: Callable[[Any, Any], jax.Array], tile: int, pairs: tuple[Any, Any]
+) -> jax.Array:
     def one(query: Any, passage: Any) -> jax.Array:
         return score(*jax.tree.map(lambda x: x[None], (query, passage)))[0, 0]
 
     def step(carry: None, pairs: tuple[Any, Any]) -> tuple[None, jax.Array]:
         return carry, jax.vmap(one)(*pairs)
 
-    pairs = vary_like((query, passage))
-    return scan_tiles(step, None, pairs, tile or max(1, count))[1]
+    return scan_tiles(step, None, pairs, tile)[1]
 
 
 def vary_like(tree: Any, *others: Any) -> Any:
