@@ -1,5 +1,11 @@
 """Losses as pure functions on arrays; nothing is imported but jax and jaxtyping.
 
+Shapes have one letter an axis: b queries, g passages of a query with the positive
+first, e numbers of an embedding, d of its prefix or of a hidden state, n candidates or
+pairs, l, i and j tokens, v a vocabulary, w words of an id. A loss is float32 and has a
+number for each query, pair or token, so that weights and the mean are yours; `cosent`
+and `retromae` give one number in all.
+
 >>> import jax.numpy as jnp
 >>> from m3jax import losses
 >>> losses.info_nce(jnp.eye(2), jnp.eye(2)[:, None], temperature=0.02).shape

@@ -28,6 +28,7 @@ from m3jax.ops import scores
 from m3jax.ops.scores.tiles import check_tile
 
 Transport = Literal["gather", "ring"]
+MARGIN_ON = ("own", "passages", "queries")
 
 
 @jax.tree_util.register_dataclass
@@ -63,7 +64,7 @@ def info_nce(
     query_ids: UInt32[Array, "b w"] | None = None,
     passage_ids: UInt32[Array, "b g w"] | None = None,
     false_negative_margin: float | int | None = None,
-    margin_on: Sequence[str] = ("own", "passages", "queries"),
+    margin_on: Sequence[str] = MARGIN_ON,
     hard_negative_weight: float | int = 0.0,
     hardness_weight: float | int = 0.0,
     bidirectional: bool = False,
@@ -111,8 +112,9 @@ def info_nce(
             is never a negative, nor in `positive_query` is the query of such a one.
         false_negative_margin: a negative that scores higher than the positive by more
             than this is taken for a positive and does not count; Qwen3 has 0.1.
-        margin_on: blocks in which the margin holds. Qwen3's paper does not say what a
-            score between passages should be compared with, so they are left alone.
+        margin_on: blocks in which the margin holds, those that are among `negatives`.
+            Qwen3's paper does not say what a score between passages should be compared
+            with, so they are left alone.
         hard_negative_weight: added to the logits of the own negatives, the logarithm
             of a weight (supervised SimCSE).
         hardness_weight: gamma; the loss is multiplied by (1 - exp(-l_i))^gamma, without
@@ -121,7 +123,8 @@ def info_nce(
             find its query among all queries.
         tile: queries of which the scores with all passages in sight exist at once;
             None = all. The values stay the same; the memory is `tile` rows of scores,
-            and a float32 gradient by all passages in sight.
+            and a float32 gradient by all passages in sight. There is no forward-mode
+            derivative (`jax.jvp`) through tiles, nor through a ring.
         transport: gather brings the passages of all devices to each; ring hands them
             from device to device, so that each holds its own and those in flight.
         gradient: with `tile`: eager makes the gradient of a mean together with the
@@ -162,7 +165,7 @@ def contrast(
     query_ids: UInt32[Array, "b w"] | None = None,
     passage_ids: UInt32[Array, "b g w"] | None = None,
     false_negative_margin: float | int | None = None,
-    margin_on: Sequence[str] = ("own", "passages", "queries"),
+    margin_on: Sequence[str] = MARGIN_ON,
     hard_negative_weight: float | int = 0.0,
     hardness_weight: float | int = 0.0,
     bidirectional: bool = False,
@@ -227,6 +230,7 @@ def _contrast(
     check_tile(tile)
     check_gradient(gradient or "eager")
     _check_together(negatives, axis_name, transport, gradient, hard_negative_weight)
+    _check_margin(negatives, false_negative_margin, margin_on)
     b, g, _ = passage.shape
     if where is not None:
         # What is not there may be NaN, and 0 x NaN would be in every gradient.
@@ -315,6 +319,20 @@ def _run(
         counts=counts,
         add=partition.bound(partition.add, rule),
     )
+
+
+def _check_margin(
+    negatives: Sequence[str], margin: float | int | None, margin_on: Sequence[str]
+) -> None:
+    if tuple(margin_on) == MARGIN_ON:
+        return
+    if margin is None:
+        expected = "false_negative_margin with margin_on"
+        raise InputError(expected, "None", where="false_negative_margin")
+    absent = [name for name in margin_on if name not in negatives]
+    if absent:
+        expected = f"blocks among negatives: {', '.join(negatives)}"
+        raise InputError(expected, ", ".join(absent), where="margin_on")
 
 
 def _check_together(

@@ -1,5 +1,6 @@
 """Matryoshka: a loss on prefixes of dense embeddings."""
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Embeddings
+from m3jax.losses import checks
 from m3jax.ops.pooling import normalize
 
 
@@ -37,8 +39,9 @@ def matryoshka(
         A function with the arguments of `loss`.
 
     Raises:
-        InputError: dims that are not positive and ascending, weights of another length;
-            at the call, a dim larger than the embeddings, a loss that gives no array.
+        InputError: dims that are not positive and ascending, weights of another length
+            or that are no numbers; at the call, a dim larger than the embeddings, a
+            loss that gives no array, `Embeddings` for another loss than `m3`.
 
     Source: Kusupati et al. 2022 (arXiv:2205.13147); weights and sum as in
     KaLM-Embedding (arXiv:2501.01028).
@@ -55,6 +58,9 @@ def matryoshka(
 
     def nested(query: Any, passage: Any, **options: Any) -> Any:
         if isinstance(query, Embeddings):
+            if not _takes_dims(loss):
+                expected = "arrays, or m3 as the loss of Embeddings"
+                raise InputError(expected, "Embeddings", where="query")
             return loss(query, passage, dims=dims, dim_weights=weights, **options)
         total: Any = 0
         for dim, weight in zip(dims, weights, strict=True):
@@ -66,6 +72,11 @@ def matryoshka(
         return total
 
     return nested
+
+
+def _takes_dims(loss: Callable[..., Any]) -> bool:
+    known = inspect.signature(loss).parameters
+    return "dims" in known or any(x.kind == x.VAR_KEYWORD for x in known.values())
 
 
 def prefix(vectors: Float[Array, "... e"], dim: int) -> Float[Array, "... d"]:
@@ -114,4 +125,6 @@ def check_dims(
     if len(weights) != len(widths):
         expected = f"{len(widths)} weights, one for each dim"
         raise InputError(expected, f"{len(weights)}", where=name)
+    for weight in weights:
+        checks.number(name, weight)
     return widths, tuple(weights)

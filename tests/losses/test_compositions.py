@@ -1,7 +1,7 @@
 """Published losses as short compositions: against float64, and other libraries.
 
-The compositions stand first, each as a user would write it. The definitions after them
-are written from the papers and the published code, one candidate after the other.
+The compositions are those of docs/losses.md. The definitions after them are written
+from the papers and the published code, one candidate after the other.
 """
 
 import functools
@@ -15,11 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3jax.losses.contrastive import info_nce
-from m3jax.losses.distillation import distill_kl
-from m3jax.losses.nested import matryoshka
-from m3jax.ops import scores
-from m3jax.ops.pooling import normalize
+from tests.losses.recipes import recipes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "losses.npz")
 B, G, E = GOLDEN["passage"].shape
@@ -29,69 +25,36 @@ TEACHER = GOLDEN["kd/teacher"]
 ALPHA, LOG_WEIGHT, MARGIN = 0.2, 0.7, 0.1
 
 
+PAGE = recipes()
+simlm, symmetric_of = PAGE["simlm"], PAGE["symmetric"]
+qwen3_swift = functools.partial(PAGE["qwen3_swift"], temperature=0.05)
+kalm = functools.partial(PAGE["kalm"], dims=DIMS, weights=WEIGHTS, temperature=0.05)
+
+
 def simcse_unsupervised(query: jax.Array, passage: jax.Array) -> jax.Array:
-    """The passage is the query once more, under another dropout mask."""
-    return info_nce(normalize(query), normalize(passage[:, :1]), temperature=0.05)
+    return PAGE["simcse_unsupervised"](query, passage[:, :1])
 
 
 def simcse_supervised(query: jax.Array, passage: jax.Array) -> jax.Array:
-    return info_nce(
-        normalize(query),
-        normalize(passage[:, :2]),  # entailment, contradiction
-        temperature=0.05,
-        hard_negative_weight=LOG_WEIGHT,
-    )
-
-
-def simlm(query: jax.Array, passage: jax.Array, temperature: float = 0.02) -> jax.Array:
-    four = ("own", "passages", "positive_query", "queries", "positive_positive")
-    query, passage = normalize(query), normalize(passage)
-    return info_nce(query, passage, temperature=temperature, negatives=four)
+    return PAGE["simcse_supervised"](query, passage[:, :2], LOG_WEIGHT)
 
 
 def e5(query: jax.Array, passage: jax.Array) -> jax.Array:
-    dense = jax.vmap(scores.dense)  # of each query with its own group
-    own = dense(normalize(query)[:, None], normalize(passage))[:, 0]
-    taught = distill_kl(own, jnp.asarray(TEACHER), temperature=0.01)
-    return taught + ALPHA * simlm(query, passage, temperature=0.01)
+    return PAGE["e5"](query, passage, jnp.asarray(TEACHER), ALPHA)
 
 
 def qwen3(query: jax.Array, passage: jax.Array) -> jax.Array:
-    """As published: what equals the own positive is known by its id."""
-    return info_nce(
-        normalize(query),
-        normalize(passage),
-        temperature=0.05,
-        negatives=("own", "passages", "queries", "positive_positive"),
-        false_negative_margin=MARGIN,
-        query_ids=jnp.asarray(QUERY_IDS),
-        passage_ids=jnp.asarray(PASSAGE_IDS),
-    )
-
-
-def qwen3_swift(query: jax.Array, passage: jax.Array) -> jax.Array:
-    """As ms-swift trains it: no ids, and passages meet all other passages."""
-    return info_nce(
-        normalize(query),
-        normalize(passage),
-        temperature=0.05,
-        negatives=("own", "passages", "queries", "positive_passage"),
-        false_negative_margin=MARGIN,
-    )
-
-
-def kalm(query: jax.Array, passage: jax.Array) -> jax.Array:
-    """KaLM's dims are 64 to 896 with weights 0.1 to 1; not divided by their sum."""
-    return matryoshka(info_nce, DIMS, WEIGHTS)(query, passage, temperature=0.05)
+    ids = jnp.asarray(QUERY_IDS), jnp.asarray(PASSAGE_IDS)
+    return PAGE["qwen3"](query, passage, *ids, temperature=0.05)
 
 
 def symmetric(query: jax.Array, passage: jax.Array) -> jax.Array:
-    query, passage = normalize(query), normalize(passage[:, :1])
-    return info_nce(query, passage, temperature=0.05, bidirectional=True)
+    return symmetric_of(query, passage[:, :1])
 
 
 def with_hard_negatives(query: jax.Array, passage: jax.Array) -> jax.Array:
-    return info_nce(normalize(query), normalize(passage), temperature=0.05)
+    """What supervised SimCSE is with a weight of 1 and larger groups."""
+    return PAGE["simcse_supervised"](query, passage)
 
 
 # What they should be, in float64. q, p: rows of length 1.

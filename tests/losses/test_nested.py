@@ -124,6 +124,8 @@ def test_embeddings_of_several_heads_are_passed_on_once() -> None:
         (64, None, "found 64"),
         ((2, 4), (1.0,), "weights: expected 2 weights, one for each dim, found 1"),
         ((2, 4), (1.0, 1.0, 1.0), "found 3"),
+        ((2, 4), (1.0, float("nan")), "weights: expected a number, found nan"),
+        ((2, 4), (1.0, "1"), "weights: expected a number, found 1"),
     ],
 )
 def test_dims_and_weights_that_do_not_fit(dims: Any, weights: Any, said: str) -> None:
@@ -146,6 +148,8 @@ def test_embeddings_and_losses_that_do_not_fit() -> None:
         matryoshka(info_nce, (7,))(query, passage, temperature=0.5)
     with pytest.raises(InputError, match="loss: expected a function that gives an arr"):
         matryoshka(lambda q, p: (q, p), DIMS)(query, passage)
+    with pytest.raises(InputError, match="query: expected arrays, or m3 as the loss"):
+        matryoshka(info_nce, DIMS)(Embeddings(query), Embeddings(passage))
     # What the loss itself refuses is refused.
     with pytest.raises(InputError, match="temperature"):
         matryoshka(info_nce, DIMS)(query, passage, temperature=-1.0)

@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 from m3jax import losses
 from m3jax.core.errors import InputError
 from m3jax.losses import partition
-from m3jax.losses.candidates import BLOCKS
 from tests.losses import definitions
 
 B, G, E = 8, 3, 6
@@ -71,7 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
     "margin on own": {"false_negative_margin": -0.2, "margin_on": ("own",)},
     "margin on all": {
         "false_negative_margin": 0.05,
-        "margin_on": BLOCKS,
+        "margin_on": SIMLM,
         "negatives": SIMLM,
     },
     "margin, own alone": {"false_negative_margin": 0.1, "negatives": ("own",)},
@@ -418,6 +417,14 @@ def test_what_is_masked_is_a_share_of_what_could_count(negatives: Any) -> None:
         ({"negatives": ("own", "own")}, "negatives: expected one or more of"),
         ({"negatives": "own"}, "negatives: expected a tuple of names among own"),
         ({"margin_on": ("self",)}, "margin_on: expected one or more of"),
+        (
+            {"margin_on": ("own",)},
+            "false_negative_margin: expected false_negative_margin with margin_on",
+        ),
+        (
+            {"margin_on": ("own", "queries"), "false_negative_margin": 0.1},
+            "margin_on: expected blocks among negatives: own, passages, found queries",
+        ),
         ({"in_batch": jnp.ones(3, bool)}, "in_batch: expected shape (8,), found (3,)"),
         (
             {"negatives": ("positive_positive", "positive_passage")},
