@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # No test asks the network for a model.
@@ -25,6 +26,14 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Inner programs are traced anew: the test changes what they are made of."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
 
 
 def pytest_configure(config: pytest.Config) -> None:

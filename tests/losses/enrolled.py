@@ -89,7 +89,7 @@ NCE_VALUES: dict[str, list[Any]] = {
     "query_ids": [ids(B), None, ids(B) // 4],
     "passage_ids": [ids(B, G), None, ids(B, G) // 8],
     "false_negative_margin": [None, 0.1, 0, -0.3],
-    "margin_on": [("own", "passages", "queries"), (), ("passages",), SIMLM],
+    "margin_on": [("own", "passages", "queries"), ("own",), ("passages",), SIMLM],
     "hard_negative_weight": [0.0, 1, -2.5],
     "hardness_weight": [0.0, 1, 0.5],
     "bidirectional": [False, True],

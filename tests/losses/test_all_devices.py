@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from tests.compare import line
 from tests.losses.enrolled import ENROLLED, B, Given, on_device, usual
 
 WEIGHTS = np.linspace(0.2, 1.5, B, dtype=np.float32)
@@ -68,10 +68,9 @@ def over_devices(name: str, devices: int, form: str) -> tuple[Any, Given]:
     some = jax.devices()[:devices]
     if form == "pmap":
         return over_pmap(gradient_of(local), mapped, whole, some)
-    mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=some)
     spread = jax.shard_map(
         local,
-        mesh=mesh,
+        mesh=line(devices),
         in_specs=(P("data"), P()),
         out_specs=P() if name in SCALARS else P("data"),
         check_vma=form == "shard_map",

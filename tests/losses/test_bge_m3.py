@@ -17,6 +17,7 @@ from m3jax.core.errors import InputError
 from m3jax.core.types import Embeddings, Multivec, Sparse
 from m3jax.losses.bge_m3 import M3Loss, m3
 from m3jax.losses.nested import matryoshka
+from tests.compare import assert_same
 from tests.losses import definitions
 from tests.losses.recipes import recipes
 
@@ -203,15 +204,6 @@ def arrays(kind: str) -> dict[str, Any]:
     return jax.tree.map(jnp.asarray, found)
 
 
-def assert_same(found: Any, expected: Any) -> None:
-    def close(x: Any, y: Any) -> None:
-        if y.dtype == jnp.float32:
-            limit = 2e-5 * float(np.abs(y).max())
-            np.testing.assert_allclose(x, y, rtol=0, atol=limit)
-
-    jax.tree.map(close, found, expected)
-
-
 @pytest.mark.parametrize(
     ("kind", "devices", "check_vma"),
     [
@@ -224,7 +216,7 @@ def test_devices_change_nothing(kind: str, devices: int, check_vma: bool) -> Non
     found = [
         run(both(2), arrays(kind)) for run in mapped(devices, check_vma, **KINDS[kind])
     ]
-    assert_same(found, truth(kind))
+    assert_same(found, truth(kind), 2e-5)
 
 
 def test_nothing_larger_than_the_queries_travels() -> None:
@@ -369,9 +361,13 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
             Embeddings(multivec=p.multivec),
         ),
         {},
-        "query.multivec: expected Multivec, found Multivec, or a part of it None",
+        "query.multivec.mask: expected an array, found NoneType",
     ),
-    "weight names": (None, {"score_weights": {"dense": 1}}, "expected 3 weights, of"),
+    "weight names": (
+        None,
+        {"score_weights": {"dense": 1}},
+        "expected a tuple of 3 weights, of",
+    ),
     "no distill": (None, {"distill": None}, "distill: expected a number from 0 to 1"),
     "no head": (
         lambda q, p: (Embeddings(), Embeddings()),
@@ -393,8 +389,16 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "passage.sparse: expected shape (4, 2, 9), found (4, 3, 9)",
     ),
-    "weights": (None, {"score_weights": (1, 1)}, "score_weights: expected 3 weights"),
-    "loss weights": (None, {"loss_weights": (1,)}, "loss_weights: expected 3 weights"),
+    "weights": (
+        None,
+        {"score_weights": (1, 1)},
+        "score_weights: expected a tuple of 3 weights",
+    ),
+    "loss weights": (
+        None,
+        {"loss_weights": (1,)},
+        "loss_weights: expected a tuple of 3 weights",
+    ),
     "distill": (None, {"distill": 1.5}, "distill: expected a number from 0 to 1"),
     "temperature": (None, {"temperature": 0}, "a temperature above 0, found 0"),
     "teacher": (
@@ -427,6 +431,29 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "distills": (None, {"distill": jnp.ones(B)}, "distill: expected one number, found"),
     "no dims": (None, {"dim_weights": (1,)}, "dims: expected dims with dim_weights"),
     "wide": (None, {"dims": (3, 9)}, "dims: expected at most the width 8, found 9"),
+    "no query": (
+        lambda q, p: (Embeddings(q.dense[:0]), Embeddings(p.dense[:0])),
+        {},
+        "query: expected at least one query, found none",
+    ),
+    "a list": (
+        lambda q, p: (Embeddings(q.dense.tolist()), Embeddings(p.dense)),
+        {},
+        "query.dense: expected an array, found list",
+    ),
+    "short mask": (
+        lambda q, p: (
+            Embeddings(multivec=q.multivec),
+            Embeddings(multivec=Multivec(p.multivec.vectors, p.multivec.mask[..., 1:])),
+        ),
+        {},
+        "passage.multivec.mask: expected shape (4, 3, 8), found (4, 3, 7)",
+    ),
+    "another width": (
+        lambda q, p: (Embeddings(q.dense[:, 1:]), Embeddings(p.dense)),
+        {},
+        "passage.dense: expected width 7, found 8",
+    ),
     "axis": (None, {"axis_name": "rows"}, "axis_name: expected a mapped axis"),
 }
 

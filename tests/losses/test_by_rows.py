@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from m3jax.core.errors import InputError
 from m3jax.losses.by_rows import add_tile, by_rows, check_gradient
+from tests.compare import assert_same, line
 from tests.programs import equations, shapes, traced
 
 Gradient = Literal["eager", "late"]
@@ -65,14 +65,6 @@ def program(**options: Any) -> Callable[..., Any]:
         return found, rest, *back(weights)
 
     return run
-
-
-def assert_same(found: Any, right: Any, tolerance: float = 3e-6) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(right)
-    close = functools.partial(
-        np.testing.assert_allclose, rtol=tolerance, atol=tolerance
-    )
-    jax.tree.map(close, found, right)
 
 
 @pytest.mark.parametrize(("tile", "gradient"), [(3, "eager"), (None, "late")])
@@ -323,10 +315,7 @@ def test_there_is_no_jvp() -> None:
 
 def on_devices(gradient: Gradient, check_vma: bool, counts: Any, inside: bool) -> Any:
     """One part of `shared` is that of all devices, the other of one device."""
-    mesh = jax.make_mesh(
-        (2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
-    )
-    over = functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma)
+    over = functools.partial(jax.shard_map, mesh=line(2), check_vma=check_vma)
     row, same = P("data"), P()
     specs = (row, row, (same, row), same), row, row
 

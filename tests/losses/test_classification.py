@@ -4,11 +4,13 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
 from m3jax.losses.classification import softmax_cross_entropy
+from m3jax.losses.distillation import m3_kd
 
 B, N = 6, 5
 RNG = np.random.default_rng(0)
@@ -81,6 +83,15 @@ def test_without_its_target_a_row_has_no_loss(poison: float) -> None:
     np.testing.assert_array_equal(np.asarray(slopes[0])[empty], 0)
     for x in jax.tree.leaves(measure(scores, where=~ALL)):
         np.testing.assert_array_equal(x, 0)
+
+
+def test_padding_has_no_target_and_no_loss() -> None:
+    scores, target = jnp.ones((2, 3)), jnp.array([-1, 1])
+    where = jnp.array([[False] * 3, [True] * 3])
+    loss = softmax_cross_entropy(scores, target, where=where)
+    np.testing.assert_allclose(loss, [0, np.log(3)], rtol=1e-6)
+    loss = m3_kd(scores, jnp.ones((2, 1)), target[:, None], where=where)
+    np.testing.assert_allclose(loss, [0, np.log(3)], rtol=1e-6)
 
 
 def test_nan_is_not_hidden() -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.losses.definitions import unit
 from tests.losses.recipes import recipes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "losses.npz")
@@ -58,10 +59,6 @@ def with_hard_negatives(query: jax.Array, passage: jax.Array) -> jax.Array:
 
 
 # What they should be, in float64. q, p: rows of length 1.
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x * x).sum(-1, keepdims=True))
 
 
 def nce(positive: float, negatives: list[float], temperature: float) -> float:

@@ -8,27 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from m3jax import losses
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import BATCH_AXES, make_mesh
 from m3jax.core.mesh_config import MeshConfig
+from tests.compare import assert_same, line
+from tests.losses.definitions import unit
 
 B, G, E = 8, 3, 16
 OPTIONS = ("where", "query_ids", "passage_ids")
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
 def inputs() -> dict[str, jax.Array]:
     """Embeddings with absent passages, equal queries and equal passages."""
     rng = np.random.default_rng(0)
-    query, passage = unit(rng.normal(size=(B, E))), unit(rng.normal(size=(B, G, E)))
+    query, passage = (
+        np.float32(unit(rng.normal(size=size))) for size in ((B, E), (B, G, E))
+    )
     where = rng.random((B, G)) > 0.3
     where[:, 0] = True
     query_ids = np.stack([np.arange(B), np.full(B, 7)], -1).astype(np.uint32)
@@ -150,16 +149,6 @@ def truth(inputs: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return run(inputs["query"], inputs["passage"])
 
 
-def assert_same(found, expected, tolerance: float = 1e-5) -> None:
-    scale = jax.tree.map(lambda x: float(np.abs(x).max()), expected)
-    jax.tree.map(
-        lambda x, y, s: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * s),
-        found,
-        expected,
-        scale,
-    )
-
-
 @pytest.mark.parametrize(
     "shape",
     [
@@ -190,14 +179,8 @@ def test_outside_of_shard_map(inputs: dict, shape: tuple[int, int, int]) -> None
     assert_same(found, truth(inputs))
 
 
-def inside(devices: int, form: str):
+def inside(devices: int, form: str, options: dict[str, Any]):
     """Gradient of a weight that is the same on every device, taken inside."""
-    mesh = jax.make_mesh(
-        (devices,),
-        ("data",),
-        axis_types=(AxisType.Auto,),
-        devices=jax.devices()[:devices],
-    )
 
     def local(weight: jax.Array, query: jax.Array, passage: jax.Array, rest: dict):
         def loss(weight: jax.Array) -> jax.Array:
@@ -207,6 +190,7 @@ def inside(devices: int, form: str):
                 temperature=0.5,
                 axis_name="data",
                 **rest,
+                **options,
             ).mean()
             return jax.lax.pmean(mean, "data") if "grad(pmean)" in form else mean
 
@@ -228,7 +212,7 @@ def inside(devices: int, form: str):
     return jax.jit(
         jax.shard_map(
             local,
-            mesh=mesh,
+            mesh=line(devices),
             in_specs=(P(), P("data"), P("data"), P("data")),
             out_specs=P(),
             check_vma="unchecked" not in form,
@@ -236,6 +220,17 @@ def inside(devices: int, form: str):
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": 3},
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in ({}, {"transport": "ring"}, {"transport": "ring", "tile": 3})
+        ),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8)), 2]
 )
@@ -257,7 +252,7 @@ def inside(devices: int, form: str):
     ],
 )
 def test_inside_of_another_step(
-    inputs: dict, devices: int, form: str, factor: int | str
+    inputs: dict, devices: int, form: str, factor: int | str, options: dict[str, Any]
 ) -> None:
     rest: dict[str, Any] = {name: inputs[name] for name in OPTIONS}
     weight = jnp.eye(E) + 0.1
@@ -271,7 +266,8 @@ def test_inside_of_another_step(
         ).mean()
 
     expected = jax.jit(jax.grad(loss))(weight)
-    found = inside(devices, form)(weight, inputs["query"], inputs["passage"], rest)
+    run = inside(devices, form, options)
+    found = run(weight, inputs["query"], inputs["passage"], rest)
     if factor == 1:
         assert_same(found, expected)
     elif devices > 1:

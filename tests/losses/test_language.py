@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from m3jax import losses
 from m3jax.core.errors import InputError
 from m3jax.losses import language, products
+from tests.compare import assert_same, line, slope
 from tests.losses import definitions
 from tests.programs import equations, shapes, traced
 
@@ -26,23 +26,6 @@ HIDDEN, TABLE = RNG.normal(size=(B, L, D)), RNG.normal(size=(V, D))
 BIAS, MIXED = RNG.normal(size=V), RNG.normal(size=(B, L))
 LABELS = np.array([[-1, 3, -1, 0, 6], [-1, -1, 2, -1, -1]])
 COUNTS = LABELS >= 0
-DECODER, DECODER_LABELS = (
-    RNG.normal(size=(B, L + 1, D)),
-    np.array([[-1, 1, 1, 4, 5, -1], [-1, 2, 6, -1, -1, -1]]),
-)
-
-
-def slope(array: np.ndarray, total: Callable[[np.ndarray], float]) -> np.ndarray:
-    """By central differences."""
-    found = np.zeros(array.size)
-    for at in range(array.size):
-        moved = []
-        for by in (1e-6, -1e-6):
-            changed = array.copy()
-            changed.flat[at] += by
-            moved.append(total(changed))
-        found[at] = (moved[0] - moved[1]) / 2e-6
-    return found.reshape(array.shape)
 
 
 class Right(NamedTuple):
@@ -88,6 +71,8 @@ def made(tile: Any, gradient: Gradient, piece: int) -> Callable[..., Any]:
     of 4 tokens.
     """
 
+    jax.clear_caches()  # an inner program may have been traced with other pieces
+
     @jax.jit
     def run(hidden: Any, weights: Any, labels: Any, where: Any) -> Any:
         def loss(hidden: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
@@ -110,13 +95,6 @@ def made(tile: Any, gradient: Gradient, piece: int) -> Callable[..., Any]:
 
 def poisoned(counts: np.ndarray = COUNTS) -> np.ndarray:
     return np.where(counts[:, :, None], HIDDEN, np.nan)
-
-
-def assert_same(found: Any, right: Any, tolerance: float = 2e-6) -> None:
-    close = functools.partial(
-        np.testing.assert_allclose, rtol=tolerance, atol=tolerance
-    )
-    jax.tree.map(close, tuple(found), tuple(right))
 
 
 def test_by_hand() -> None:
@@ -143,7 +121,7 @@ def test_value_and_gradient(tile: Any, gradient: Gradient, piece: int) -> None:
     run = program(tile, gradient, piece)
     for name, weights in WEIGHTS.items():
         lost = np.where(COUNTS, weights, np.nan)
-        assert_same(run(poisoned(), lost), right(name))
+        assert_same(run(poisoned(), lost), tuple(right(name)))
 
 
 def test_auto_is_a_tile_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +191,9 @@ def test_nan_is_not_hidden(tile: int | None) -> None:
         assert np.isnan(found[2]).all()
 
 
-def test_what_does_not_count_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_count_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, untraced: None
+) -> None:
     """4 tokens of 10 count, here and there: one tile of 4, and not 3."""
     found: list[str] = []
     product = products.product
@@ -307,107 +287,6 @@ def test_products_are_full_precision() -> None:
     assert all(x == (jax.lax.Precision.HIGHEST,) * 2 for x in found)
 
 
-# RetroMAE, and devices.
-
-LAYER = np.eye(D) + 0.1
-
-SIDES = {
-    "encoder_hidden": jnp.float32(HIDDEN),
-    "decoder_hidden": jnp.float32(DECODER),
-    "encoder_labels": jnp.asarray(LABELS),
-    "decoder_labels": jnp.asarray(DECODER_LABELS),
-}
-
-
-def test_retromae_weighs_each_side_by_what_counts() -> None:
-    """4 tokens of the encoder, 6 of the decoder; fewer, or none of either or both."""
-
-    @jax.jit
-    def run(given: Any) -> Any:
-        def loss(table: jax.Array, bias: jax.Array, given: Any) -> jax.Array:
-            return losses.retromae(table=table, bias=bias, tile=4, **given)
-
-        arrays = jnp.float32(TABLE), jnp.float32(BIAS)
-        return jax.value_and_grad(loss, (0, 1))(*arrays, given)
-
-    def check(encoder: np.ndarray, decoder: np.ndarray) -> None:
-        where = {"encoder_where": encoder, "decoder_where": decoder}
-        labels = LABELS, DECODER_LABELS
-
-        def known(table: np.ndarray, bias: np.ndarray) -> float:
-            given = HIDDEN, DECODER, table, *labels
-            return definitions.retromae(*given, bias=bias, **where)
-
-        value, slopes = run(SIDES | jax.tree.map(jnp.asarray, where))
-        np.testing.assert_allclose(value, known(TABLE, BIAS), rtol=2e-6)
-        of_table = slope(TABLE, lambda x: known(x, BIAS))
-        assert_same(slopes, (of_table, slope(BIAS, lambda x: known(TABLE, x))))
-
-    both = COUNTS, DECODER_LABELS >= 0
-    fewer = LABELS > 0, DECODER_LABELS > 1
-    none = tuple(np.zeros_like(x) for x in both)
-    for side in (both, fewer, (none[0], both[1]), (both[0], none[1]), none):
-        check(*side)
-
-
-def mesh() -> jax.sharding.Mesh:
-    return jax.make_mesh(
-        (2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
-    )
-
-
-@functools.cache
-def retromae_alone() -> Any:
-    """Value, and gradients by a layer and by the table, of both texts."""
-
-    def loss(layer: np.ndarray, table: np.ndarray) -> float:
-        both = HIDDEN @ layer, DECODER @ layer
-        return definitions.retromae(*both, table, LABELS, DECODER_LABELS)
-
-    of_layer = slope(LAYER, lambda x: loss(x, TABLE))
-    return loss(LAYER, TABLE), (of_layer, slope(TABLE, lambda x: loss(LAYER, x)))
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        "shard_map, grad(pmean)",
-        "pmap, pmean(grad)",
-        pytest.param("shard_map unchecked, pmean(grad)", marks=pytest.mark.slow),
-        pytest.param("shard_map, grad", marks=pytest.mark.slow),
-    ],
-)
-def test_retromae_inside_of_another_step(form: str) -> None:
-    """The second device has one token of the encoder, and the first three."""
-    arrays = jnp.float32(LAYER), jnp.float32(TABLE)
-
-    def inside(layer: jax.Array, table: jax.Array, given: Any) -> Any:
-        def loss(layer: jax.Array, table: jax.Array) -> jax.Array:
-            both = {x: y @ layer for x, y in given.items() if "hidden" in x}
-            rest: Any = given | both | {"axis_name": "data", "tile": 3}
-            found = losses.retromae(table=table, **rest)
-            return jax.lax.pmean(found, "data") if "grad(pmean)" in form else found
-
-        found = jax.value_and_grad(loss, (0, 1))(layer, table)
-        return jax.lax.pmean(found, "data") if "pmean(grad)" in form else found
-
-    if "pmap" in form:
-        devices = jax.devices()[:2]
-        mapped = jax.pmap(inside, "data", in_axes=(None, None, 0), devices=devices)
-        found = mapped(*arrays, jax.tree.map(lambda x: x[:, None], SIDES))
-        found = jax.tree.map(lambda x: x[0], found)
-    else:
-        run = jax.shard_map(
-            inside,
-            mesh=mesh(),
-            in_specs=(P(), P(), P("data")),
-            out_specs=P(),
-            check_vma="unchecked" not in form,
-        )
-        found = jax.jit(run)(*arrays, SIDES)
-    assert_same(found, retromae_alone())
-
-
 @pytest.mark.parametrize(
     ("gradient", "check_vma"),
     [("eager", True), pytest.param("late", False, marks=pytest.mark.slow)],
@@ -419,7 +298,7 @@ def test_a_table_that_is_the_same_on_all_devices(
 
     @functools.partial(
         jax.shard_map,
-        mesh=mesh(),
+        mesh=line(2),
         in_specs=(row, same, row, same),
         out_specs=row,
         check_vma=check_vma,
@@ -443,7 +322,7 @@ def test_a_table_that_is_the_same_on_all_devices(
 
     given = tuple(map(jnp.float32, (poisoned(), TABLE, BIAS)))
     for name, weights in WEIGHTS.items():
-        assert_same(run(*given, jnp.float32(weights)), right(name))
+        assert_same(run(*given, jnp.float32(weights)), tuple(right(name)))
 
 
 # Bad input.
@@ -451,7 +330,7 @@ def test_a_table_that_is_the_same_on_all_devices(
 
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the suite's own checks, which users do not have."""
-    for name in ("_tokens", "by_rows", "masked_lm", "retromae"):
+    for name in ("_tokens", "by_rows", "masked_lm"):
         monkeypatch.setattr(language, name, inspect.unwrap(getattr(language, name)))
 
 
@@ -482,39 +361,4 @@ def test_arguments_that_do_not_fit(
             given[name] = jnp.ones(value, kinds.get(name, jnp.float32))
     with pytest.raises(InputError) as error:
         jax.eval_shape(lambda: language.masked_lm(**given))
-    assert str(error.value).startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"encoder_hidden": (B, L)}, "encoder_hidden: expected [b l d]"),
-        ({"decoder_hidden": (B, L)}, "decoder_hidden: expected [b l d]"),
-        (
-            {"decoder_hidden": (B, L, 3)},
-            "decoder_hidden: expected width 4, as table, found 3",
-        ),
-        ({"encoder_labels": (B, 4)}, "encoder_labels: expected shape (2, 5)"),
-        ({"decoder_labels": (B, 4)}, "decoder_labels: expected shape (2, 5)"),
-        ({"encoder_where": (B, 4)}, "encoder_where: expected shape (2, 5)"),
-        ({"decoder_where": (B, 4)}, "decoder_where: expected shape (2, 5)"),
-        ({"bias": (6,)}, "bias: expected shape (7,), found (6,)"),
-        ({"tile": 0}, "tile: expected a positive integer or None, found 0"),
-        ({"axis_name": "data"}, "axis_name: expected a mapped axis"),
-    ],
-)
-def test_arguments_of_retromae_that_do_not_fit(
-    change: dict, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unchecked(monkeypatch)
-    given: dict[str, Any] = {"table": (V, D)}
-    for side in ("encoder", "decoder"):
-        given |= {f"{side}_hidden": (B, L, D), f"{side}_labels": (B, L)}
-    given |= change
-    for name, value in given.items():
-        if isinstance(value, tuple):
-            kind = {"labels": jnp.int32, "where": jnp.bool_}.get(name[8:], jnp.float32)
-            given[name] = jnp.ones(value, kind)
-    with pytest.raises(InputError) as error:
-        jax.eval_shape(lambda: language.retromae(**given))
     assert str(error.value).startswith(said)

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Embeddings
 from m3jax.losses.contrastive import info_nce
 from m3jax.losses.nested import check_dims, matryoshka
+from tests.compare import line
 from tests.losses import definitions
 
 B, G, E = 4, 2, 6
@@ -64,6 +64,16 @@ def test_rows_of_zeros_and_masked_rows_have_no_gradient() -> None:
         np.testing.assert_array_equal(x, 0)
 
 
+def test_what_is_not_there_may_be_nan() -> None:
+    passage = np.where(WHERE[..., None], PASSAGE, np.nan)
+    query = np.where(WHERE[:, :1], QUERY, np.nan)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6),
+        measure(query, passage),
+        measure(),
+    )
+
+
 def test_nan_is_not_hidden() -> None:
     query = QUERY.copy()
     query[1, E - 1] = np.nan  # in the last prefix only
@@ -73,12 +83,8 @@ def test_nan_is_not_hidden() -> None:
 
 @pytest.mark.slow
 def test_is_the_same_on_two_devices() -> None:
-    mesh = jax.make_mesh(
-        (2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
-    )
-
     @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+        jax.shard_map, mesh=line(2), in_specs=P("data"), out_specs=P("data")
     )
     def local(query: Any, passage: Any, where: Any) -> jax.Array:
         nested = matryoshka(info_nce, DIMS, WEIGHTS)
@@ -124,8 +130,10 @@ def test_embeddings_of_several_heads_are_passed_on_once() -> None:
         (64, None, "found 64"),
         ((2, 4), (1.0,), "weights: expected 2 weights, one for each dim, found 1"),
         ((2, 4), (1.0, 1.0, 1.0), "found 3"),
-        ((2, 4), (1.0, float("nan")), "weights: expected a number, found nan"),
-        ((2, 4), (1.0, "1"), "weights: expected a number, found 1"),
+        ((2, 4), (1.0, float("nan")), "weights: expected a plain number, found nan"),
+        ((2, 4), (1.0, "1"), "weights: expected a plain number, found '1'"),
+        ((2, 4), 1.0, "weights: expected a sequence of weights, found 1.0"),
+        ((True, 2), None, "dims: expected positive integers, ascending"),
     ],
 )
 def test_dims_and_weights_that_do_not_fit(dims: Any, weights: Any, said: str) -> None:
@@ -148,6 +156,8 @@ def test_embeddings_and_losses_that_do_not_fit() -> None:
         matryoshka(info_nce, (7,))(query, passage, temperature=0.5)
     with pytest.raises(InputError, match="loss: expected a function that gives an arr"):
         matryoshka(lambda q, p: (q, p), DIMS)(query, passage)
+    with pytest.raises(InputError, match="query: expected an array, found list"):
+        matryoshka(info_nce, DIMS)(QUERY.tolist(), passage, temperature=0.5)
     with pytest.raises(InputError, match="query: expected arrays, or m3 as the loss"):
         matryoshka(info_nce, DIMS)(Embeddings(query), Embeddings(passage))
     # What the loss itself refuses is refused.

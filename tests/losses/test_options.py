@@ -14,16 +14,14 @@ from jax.sharding import PartitionSpec as P
 from m3jax import losses
 from m3jax.core.errors import InputError
 from m3jax.losses import partition
+from tests.compare import assert_same, line
 from tests.losses import definitions
+from tests.losses.definitions import unit
 
 B, G, E = 8, 3, 6
 SIMLM = ("own", "passages", "queries", "positive_positive", "positive_query")
 SWIFT = ("own", "passages", "queries", "positive_passage")
 ARRAYS = ("where", "in_batch", "query_ids", "passage_ids")
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
 @functools.cache
@@ -39,8 +37,8 @@ def inputs() -> dict[str, Any]:
     passage_ids[3, 2] = passage_ids[3, 0]  # a hard negative that is its own positive
     passage_ids[4, 0] = passage_ids[7, 0]  # the same positive
     arrays = {
-        "query": unit(rng.normal(size=(B, E))),
-        "passage": unit(rng.normal(size=(B, G, E))),
+        "query": np.float32(unit(rng.normal(size=(B, E)))),
+        "passage": np.float32(unit(rng.normal(size=(B, G, E)))),
         "where": where,
         "in_batch": np.arange(B) != 6,
         "query_ids": query_ids,
@@ -178,14 +176,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    def close(x: Any, y: Any) -> None:
-        limit = tolerance * float(np.abs(y).max())
-        np.testing.assert_allclose(x, y, rtol=0, atol=limit)
-
-    jax.tree.map(close, found, expected)
-
-
 @pytest.mark.parametrize(
     ("kind", "tile", "gradient"),
     [
@@ -218,13 +208,14 @@ UNCHECKED = pytest.param(False, marks=pytest.mark.slow)
 @pytest.mark.parametrize(
     ("kind", "devices", "axes", "options"),
     [
-        ("plain", 8, ("data", "fsdp"), {"tile": 1}),
+        ("plain", 4, ("data", "fsdp"), {"tile": 1}),
         ("everything", 4, ("data",), {"transport": "ring", "tile": 1}),
         ("own and queries", 4, ("data",), {"transport": "ring"}),
         *(
             pytest.param(*given, marks=pytest.mark.slow)
             for given in (
-                ("plain", 8, ("data",), {"transport": "ring", "tile": 1}),
+                ("plain", 4, ("data",), {"transport": "ring", "tile": 1}),
+                ("plain", 4, ("fsdp", "data"), {"transport": "ring", "tile": 1}),
                 ("plain", 8, ("data", "fsdp"), {"transport": "ring"}),
                 ("everything", 4, ("data",), {"tile": 1, "gradient": "late"}),
                 ("own and queries", 4, ("data",), {}),
@@ -236,8 +227,10 @@ def test_devices_change_nothing(
     kind: str, devices: int, axes: tuple[str, ...], options: Any, check_vma: bool
 ) -> None:
     shape = (devices,) if len(axes) == 1 else (2, devices // 2)
+    assert options.get("tile", 0) < B // devices  # or nothing would be in tiles
     types = (AxisType.Auto,) * len(axes)
-    mesh = jax.make_mesh(shape, axes, types, devices=jax.devices()[:devices])
+    order = tuple(sorted(axes))
+    mesh = jax.make_mesh(shape, order, types, devices=jax.devices()[:devices])
     rest = {name: inputs()[name] for name in ARRAYS}
     name: Any = axes[0] if len(axes) == 1 else axes
 
@@ -272,8 +265,6 @@ def test_devices_change_nothing(
 
 
 def test_a_ring_gathers_nothing() -> None:
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-
     def text(**options: Any) -> str:
         def local(query: Any, passage: Any) -> Any:
             return losses.info_nce(
@@ -281,7 +272,7 @@ def test_a_ring_gathers_nothing() -> None:
             )
 
         mapped = jax.shard_map(
-            local, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+            local, mesh=line(8), in_specs=P("data"), out_specs=P("data")
         )
         slopes = jax.grad(lambda q, p: mapped(q, p).mean(), (0, 1))
         arrays = inputs()["query"], inputs()["passage"]
@@ -308,11 +299,6 @@ def test_what_is_watched_is_the_same_in_tiles_and_in_a_ring() -> None:
 
     run = jax.shard_map(local, mesh=line(4), in_specs=P("data"), out_specs=P("data"))
     assert_same(jax.jit(run)(inputs()), expected, 1e-6)
-
-
-def line(devices: int) -> jax.sharding.Mesh:
-    some = jax.devices()[:devices]
-    return jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=some)
 
 
 @pytest.mark.parametrize("options", [{"tile": 3}, {"tile": 3, "gradient": "late"}])
@@ -350,6 +336,26 @@ def test_how_hard_a_query_is_has_no_gradient() -> None:
         return (found.positive + found.negative_mean + found.masked_share).sum()
 
     np.testing.assert_array_equal(jax.jit(jax.grad(watched))(given["query"]), 0)
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_equal_texts_are_as_high_whatever_the_last_digits_are(tile: int | None) -> None:
+    """Every positive is there twice, and no ids say so."""
+    rng = np.random.default_rng(1)
+    passage = np.tile(unit(rng.normal(size=(32, 1, 768))), (2, 1, 1))
+    query = 0.3 * unit(rng.normal(size=(64, 768))) + passage[:, 0]
+    given = jnp.float32(query), jnp.float32(passage)
+    rest: dict[str, Any] = {"temperature": 0.02, "false_negative_margin": 0.0}
+    run = functools.partial(losses.contrast, tile=tile, **rest)
+    spread = jax.shard_map(
+        functools.partial(run, axis_name="data", transport="ring"),
+        mesh=line(2),
+        in_specs=P("data"),
+        out_specs=P("data"),
+    )
+    for found in (jax.jit(run)(*given), jax.jit(spread)(*given)):
+        np.testing.assert_array_equal(found.rank, 0)
+        np.testing.assert_allclose(found.loss, np.log(2), rtol=1e-4)
 
 
 def test_a_mean_over_those_with_a_positive_is_differentiated_once(
@@ -440,9 +446,12 @@ def test_what_is_masked_is_a_share_of_what_could_count(negatives: Any) -> None:
             {"temperature": None},
             "temperature: expected a temperature above 0, found No",
         ),
-        ({"hardness_weight": -1}, "hardness_weight: expected a number, at least 0"),
-        ({"hardness_weight": jnp.ones(())}, "hardness_weight: expected a number"),
-        ({"hard_negative_weight": float("nan")}, "hard_negative_weight: expected a nu"),
+        (
+            {"hardness_weight": -1},
+            "hardness_weight: expected a plain number, at least 0",
+        ),
+        ({"hardness_weight": jnp.ones(())}, "hardness_weight: expected a plain num"),
+        ({"hard_negative_weight": float("nan")}, "hard_negative_weight: expected a pl"),
         ({"false_negative_margin": float("nan")}, "false_negative_margin: expected a"),
         (
             {"where": jnp.ones((8, 3), jnp.int32)},
@@ -458,7 +467,21 @@ def test_what_is_masked_is_a_share_of_what_could_count(negatives: Any) -> None:
             {"passage": jnp.ones((8, 6))},
             "passage: expected [b g e], the positive first",
         ),
-        ({"query": jnp.ones(8)}, "query: expected [b e], found shape (8,)"),
+        (
+            {"query": jnp.ones(8)},
+            "query: expected [b e], e at least 1, found shape (8,",
+        ),
+        ({"query": jnp.ones((8, 0))}, "e at least 1, found shape (8, 0)"),
+        (
+            {"query": jnp.ones((0, 6)), "passage": jnp.ones((0, 3, 6))},
+            "query: expected at least one query, found none",
+        ),
+        ({"bidirectional": "no"}, "bidirectional: expected True or False, found 'no'"),
+        ({"gradient": "late"}, "tile: expected a tile with gradient"),
+        (
+            {"negatives": ("positive_positive",), "false_negative_margin": 0.1},
+            "margin_on: expected blocks among negatives: positive_positive, found own",
+        ),
         ({"passage": jnp.ones((8, 0, 6))}, "at least the positive in a group"),
     ],
 )
@@ -483,9 +506,6 @@ def test_a_temperature_for_every_query_is_refused_in_a_program() -> None:
 
 
 def test_a_ring_makes_no_gradient_early() -> None:
-    types = (AxisType.Auto,)
-    mesh = jax.make_mesh((2,), ("data",), types, devices=jax.devices()[:2])
-
     def local(query: Any, passage: Any) -> Any:
         return losses.info_nce(
             query,
@@ -496,6 +516,6 @@ def test_a_ring_makes_no_gradient_early() -> None:
             gradient="eager",
         )
 
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    mapped = jax.shard_map(local, mesh=line(2), in_specs=P("data"), out_specs=P("data"))
     with pytest.raises(InputError, match="gradient='late' with transport='ring'"):
         mapped(inputs()["query"], inputs()["passage"])

@@ -25,7 +25,9 @@ ROWS, COLUMNS, TOTAL, SLOPE = normal(T, D), normal(V, D), normal(V, D), normal(T
 
 
 @pytest.fixture(params=[1, 3, 100])
-def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def piece(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, untraced: None
+) -> None:
     """A piece divides the rows, or does not, or holds them all."""
     monkeypatch.setattr(products, "_PIECE", request.param)
 

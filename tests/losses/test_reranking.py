@@ -53,6 +53,12 @@ def changed(array: np.ndarray, index: Any, value: Any) -> np.ndarray:
     return array
 
 
+def test_labels_outside_of_0_to_1_are_no_number() -> None:
+    """-1 and 1 would make a loss without a lower bound."""
+    (found, _), _ = measure(labels=changed(changed(LABELS, 1, -1), 2, 1.5))
+    assert np.flatnonzero(np.isnan(found)).tolist() == [1, 2]
+
+
 def test_easy_pairs_keep_their_digits() -> None:
     """-log(1 - 1e-18) is 0 in the usual form, and so would be its gradient."""
 

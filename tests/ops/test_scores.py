@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Multivec, Sparse
 from m3jax.ops import scores
 from m3jax.ops.scores import tiles
+from tests.compare import line, slope
 from tests.programs import equations, traced
 
 QUERIES, PASSAGES, QUERY_TOKENS, PASSAGE_TOKENS, WIDTH = 6, 8, 4, 5, 3
@@ -118,18 +118,6 @@ def case(name: str) -> Case:
     def definition(query: np.ndarray, passage: np.ndarray) -> np.ndarray:
         return head.definition(query, query_facts, passage, passage_facts)
 
-    def slope(values: np.ndarray, total: Callable[[np.ndarray], float]) -> np.ndarray:
-        """By central differences."""
-        found = np.zeros(values.size)
-        for at in range(values.size):
-            moved = []
-            for by in (1e-6, -1e-6):
-                changed = values.copy()
-                changed.flat[at] += by
-                moved.append(total(changed))
-            found[at] = (moved[0] - moved[1]) / 2e-6
-        return found.reshape(values.shape)
-
     slopes = (
         slope(query, lambda x: (cotangent * definition(x, passage)).sum()),
         slope(passage, lambda x: (cotangent * definition(query, x)).sum()),
@@ -191,11 +179,10 @@ def test_value_and_gradient(name: str, tile: int | None) -> None:
     ("name", "tile", "held"), [("sparse", 6, 80), ("multivec", 2, 26)]
 )
 def test_long_texts_are_taken_in_parts(
-    name: str, tile: int, held: int, monkeypatch: pytest.MonkeyPatch
+    name: str, tile: int, held: int, monkeypatch: pytest.MonkeyPatch, untraced: None
 ) -> None:
     """What one tile still makes too large; no part divides what it is a part of."""
     monkeypatch.setattr(sys.modules[f"m3jax.ops.scores.{name}"], "_HELD", held)
-    jax.clear_caches()  # what was traced with other parts
     right = case(name)
     score = functools.partial(right.head.score, tile=tile)
     found = value_and_slopes(right.head, score, right.arrays, right.cotangent)
@@ -226,13 +213,10 @@ def test_one_to_one_is_the_diagonal(name: str, tile: int | None) -> None:
 )
 def test_inside_of_shard_map(name: str, sharded: str, check_vma: bool) -> None:
     right = case(name)
-    mesh = jax.make_mesh(
-        (2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
-    )
     specs = (P("data"), P()) if sharded == "query" else (P(), P("data"))
     score = jax.shard_map(
         functools.partial(right.head.score, tile=3),
-        mesh=mesh,
+        mesh=line(2),
         in_specs=specs,
         out_specs=P("data") if sharded == "query" else P(None, "data"),
         check_vma=check_vma,
@@ -268,6 +252,22 @@ def test_bfloat16_is_close(name: str) -> None:
     value = right.head.definition(*exact)
     np.testing.assert_allclose(found[0], value, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found[0].mean(), right.value.mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["sparse", "multivec"])
+def test_numbers_of_64_bits(name: str) -> None:
+    """They are scored as float32, and have a gradient."""
+    right = case(name)
+    with jax.enable_x64(True):
+        arrays = [
+            jnp.asarray(x, jnp.float64 if x.dtype == np.float32 else None)
+            for x in right.arrays
+        ]
+        found = gradient.__wrapped__(right.head, right.head.score)(
+            arrays, jnp.float32(right.cotangent)
+        )
+        assert all(x.dtype == jnp.float64 for x in found[1])
+    assert_right(found, right)
 
 
 @pytest.mark.parametrize("where", ["query", "passage"])
@@ -469,6 +469,55 @@ def test_a_tile_is_no_fraction() -> None:
     # Without the suite's own type checks, which users do not have.
     with pytest.raises(InputError, match="tile: expected a positive integer"):
         inspect.unwrap(tiles.check_tile)(1.5)  # pyright: ignore[reportArgumentType]
+
+
+ONE = jnp.ones((1, 2))
+BAD: dict[str, tuple[str, Any, str]] = {
+    "list": ("dense", [[1.0, 1.0]], "query: expected an array, found list"),
+    "integers": ("dense", jnp.ones((1, 2), int), "query: expected floats, found int32"),
+    "no width": ("dense", jnp.ones((1, 0)), "query: expected [texts e], e at least 1"),
+    "no sparse": ("sparse", ONE, "query: expected Sparse, found ArrayImpl"),
+    "float ids": ("sparse", Sparse(ONE, ONE), "query.ids: expected integers, found fl"),
+    "long ids": (
+        "sparse",
+        Sparse(np.array([[2**32 + 5]]), ONE[:, :1]),
+        "query.ids: expected ids of at most 31 bits, found 4294967301",
+    ),
+    "weights": (
+        "sparse",
+        Sparse(jnp.ones((1, 3), int), ONE),
+        "query.weights: expected shape (1, 3), found (1, 2)",
+    ),
+    "no multivec": ("multivec", ONE, "query: expected Multivec, found ArrayImpl"),
+    "float mask": (
+        "multivec",
+        Multivec(ONE[None], ONE),
+        "query.mask: expected booleans, found float32",
+    ),
+    "mask": (
+        "multivec",
+        Multivec(ONE[None], jnp.ones((1, 2), bool)),
+        "query.mask: expected shape (1, 1), found (1, 2)",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_texts_that_do_not_fit(bad: str) -> None:
+    name, query, said = BAD[bad]
+    head, arrays, *_ = case(name)
+    passage = head.build(*map(jnp.asarray, arrays[2:]))
+    with pytest.raises(InputError) as error:
+        inspect.unwrap(head.score)(query, passage)
+    assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize("name", ["sparse", "multivec"])
+def test_texts_without_tokens(name: str) -> None:
+    head, arrays, *_ = case(name)
+    empty = head.build(*(jnp.asarray(x[:QUERIES, :0]) for x in arrays[:2]))
+    for tile in (None, 1):
+        np.testing.assert_array_equal(head.pairs(empty, empty, tile=tile), 0)
 
 
 def test_one_to_one_needs_as_many(name: str) -> None:
