@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -73,14 +74,24 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
 }
 
 
+def positive(text: str) -> int:
+    """A number of rounds, of which a median can be taken."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(text)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     flags = parser.parse_args()
+    peer = losses_scores.peer()
+    if peer is not None and shutil.which(peer) is None:
+        parser.error(f"M3JAX_PEERS: expected an interpreter, found {peer}")
     load = os.getloadavg()[0]
     print(
         f"Python {platform.python_version()}, jax {jax.__version__}, "

@@ -19,6 +19,8 @@ from m3jax.losses.distillation import m3_kd
 from m3jax.losses.nested import check_dims, prefix
 from m3jax.losses.travel import Axis, everyones, home
 from m3jax.ops import scores
+from m3jax.ops.checks import multivec as check_multivec
+from m3jax.ops.checks import sparse as check_sparse
 
 HEADS: tuple[str, ...] = ("dense", "sparse", "multivec")
 
@@ -88,8 +90,9 @@ def m3(
         temperature: divides all scores; > 0.
         axis_name: mapped axis or axes over which `b` is divided; gradients as told
             in `info_nce`.
-        score_weights: w, of dense, sparse, multivec in the ensemble.
-        loss_weights: lambda, of the three.
+        score_weights: w, of dense, sparse, multivec in the ensemble; always three, that
+            of a head that is None is not used.
+        loss_weights: lambda, of the three, likewise.
         ensemble_weight: of the ensemble's loss; 0 leaves it out of the divisor too.
         distill: 0 to 1; may be traced, so that it starts late without a new
             compilation.
@@ -111,9 +114,10 @@ def m3(
         The loss of each local query and its parts, in nats.
 
     Raises:
-        InputError: no head, a head on one side only, shapes or weights that do not
-            fit or belong to what is not given, temperature <= 0, `axis_name` outside
-            of a mapped function.
+        InputError: no head, a head on one side only, shapes that do not fit, other
+            than three weights, an option of what is not given (`dim_weights` without
+            `dims`, m3_kd without a teacher), temperature <= 0, `axis_name` outside of
+            a mapped function.
 
     Source: BGE-M3 (arXiv:2402.03216v4), FlagEmbedding's `EncoderOnlyEmbedderM3Model`.
 
@@ -333,16 +337,15 @@ def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[in
             ", ".join(theirs) or "none",
             where="passage",
         )
-    kinds = {"dense": ("dtype", "an array"), "sparse": ("ids", "Sparse")}
-    kinds["multivec"] = ("vectors", "Multivec")
     for side, texts in (("query", query), ("passage", passage)):
         for name in heads:
-            value = getattr(texts, name)
-            trait, expected = kinds[name]
-            whole = len(jax.tree.leaves(value)) == (1 if name == "dense" else 2)
-            if not hasattr(value, trait) or not whole:
-                found = f"{type(value).__name__}, or a part of it None"
-                raise InputError(expected, found, where=f"{side}.{name}")
+            value, where = getattr(texts, name), f"{side}.{name}"
+            if name == "dense":
+                checks.array(where, value, "floats")
+            elif name == "sparse":
+                check_sparse(where, value)
+            else:
+                check_multivec(where, value)
     first = jax.tree.leaves(getattr(passage, heads[0]))[0]
     if first.ndim < 3:
         found = f"shape {tuple(first.shape)}"
@@ -358,6 +361,11 @@ def _check(query: Embeddings, passage: Embeddings, heads: list[str]) -> tuple[in
             if two.ndim != one.ndim + 1:
                 expected = f"{one.ndim + 1} dimensions, one more than the query's"
                 raise InputError(expected, f"{two.ndim}", where=f"passage.{name}")
+    for name in [x for x in heads if x != "sparse"]:
+        one, two = (jax.tree.leaves(getattr(x, name))[0] for x in (query, passage))
+        if one.shape[-1] != two.shape[-1]:
+            expected, found = f"width {one.shape[-1]}", f"{two.shape[-1]}"
+            raise InputError(expected, found, where=f"passage.{name}")
     return b, g
 
 
@@ -370,7 +378,7 @@ def _check_weights(
         ("score_weights", score_weights),
         ("loss_weights", loss_weights),
     ):
-        expected = f"{len(HEADS)} weights, of {', '.join(HEADS)}"
+        expected = f"a tuple of {len(HEADS)} weights, of {', '.join(HEADS)}"
         if not isinstance(weights, tuple | list):
             raise InputError(expected, repr(weights), where=name)
         if len(weights) != len(HEADS):

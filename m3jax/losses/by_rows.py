@@ -85,10 +85,9 @@ def by_rows(
     """
     check_tile(tile)
     check_gradient(gradient)
-    # What does not count may be NaN, and 0 x NaN would be in the gradient by `shared`.
-    given = _only(counts, rows), row_facts, shared, shared_facts
+    given = rows, row_facts, shared, shared_facts
     if tile is None or tile >= length(rows):
-        values, more = _only(counts, function(*given))
+        values, more = _only(counts, function(_only(counts, rows), *given[1:]))
         return values, jax.lax.stop_gradient(more)
     # Sums over devices belong outside of the loop and of the choice in it.
     return _compiled(function, add, tile, gradient, *vary_like((*given, counts)))
@@ -178,6 +177,7 @@ def gradients(
 
     def step(carry: Any, start: Any, size: int) -> Any:
         rows, row_facts, weights, counts = _cut(given, start, size)
+        rows = _only(counts, rows)
 
         def weighed(found: tuple[Array, Any]) -> Array:
             return _only(counts, weigh(found, weights))
@@ -226,7 +226,10 @@ def _nothing(
 
 
 def _only(counts: Array | None, tree: Any) -> Any:
-    """Zeros in rows that do not count."""
+    """Zeros in rows that do not count.
+
+    They may be NaN, and 0 x NaN would be in every gradient.
+    """
     if counts is None:
         return tree
 
@@ -259,6 +262,7 @@ def _values(
 
     def step(found: Any, start: Any, size: int) -> Any:
         rows, row_facts, counts = _cut(given, start, size)
+        rows = _only(counts, rows)
 
         def run(found: Any) -> Any:
             part = function(rows, row_facts, shared, shared_facts)

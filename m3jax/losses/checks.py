@@ -9,33 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from m3jax.core.errors import InputError
-
-
-def array(name: str, value: Any, kind: str = "") -> Any:
-    """Take an array, of jax or of numpy, and refuse everything else.
-
-    Args:
-        name: of the argument.
-        value: what was given.
-        kind: "floats" or "integers", if it has to be of these.
-
-    Returns:
-        An array of jax.
-
-    Raises:
-        InputError: it is none, or not of the kind.
-
-    Example:
-        >>> array("query", [1.0])
-        Traceback (most recent call last):
-        m3jax.core.errors.InputError: query: expected an array, found list
-    """
-    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
-        raise InputError("an array", type(value).__name__, where=name)
-    kinds = {"": np.generic, "floats": jnp.floating, "integers": jnp.integer}
-    if not jnp.issubdtype(value.dtype, kinds[kind]):
-        raise InputError(kind, f"{value.dtype}", where=name)
-    return jnp.asarray(value)
+from m3jax.ops.checks import array
 
 
 def shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
@@ -70,29 +44,44 @@ def temperature(value: Any, name: str = "temperature") -> None:
         raise InputError("one temperature for all", found, where=name)
     if isinstance(value, Tracer):
         return
-    known = isinstance(value, int | float) or hasattr(value, "dtype")
-    known &= not isinstance(value, bool | np.bool)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    known |= jnp.issubdtype(getattr(value, "dtype", bool), jnp.number)
     if not known or not float(value) > 0:
         found = f"{value}" if known else repr(value)
         raise InputError("a temperature above 0", found, where=name)
 
 
 def number(name: str, value: Any, *, least: float | int | None = None) -> None:
-    """Refuse what is no plain number, which the compiled program depends on.
+    """Refuse what is no plain number, of Python or numpy: programs depend on it.
 
     Raises:
-        InputError: it is an array, or NaN, or below what is allowed.
+        InputError: it is an array of jax, or NaN, or below what is allowed.
 
     Example:
         >>> number("hardness_weight", -1, least=0)
         Traceback (most recent call last):
-        m3jax.core.errors.InputError: hardness_weight: expected a number, at least 0, \
-found -1
+        m3jax.core.errors.InputError: hardness_weight: expected a plain number, \
+at least 0, found -1
     """
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    plain = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not plain or value != value or (least is not None and value < least):
         limit = "" if least is None else f", at least {least:g}"
-        raise InputError(f"a number{limit}", f"{value}", where=name)
+        raise InputError(f"a plain number{limit}", repr(value), where=name)
+
+
+def flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False; a program depends on it.
+
+    Raises:
+        InputError: it is something else.
+
+    Example:
+        >>> flag("bidirectional", "no")
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: bidirectional: expected True or False, found 'no'
+    """
+    if not isinstance(value, bool | np.bool):
+        raise InputError("True or False", repr(value), where=name)
 
 
 def mask(name: str, array: Any, expected: tuple[int, ...]) -> None:
@@ -109,9 +98,7 @@ def mask(name: str, array: Any, expected: tuple[int, ...]) -> None:
         raise InputError("booleans", f"{array.dtype}", where=name)
 
 
-def names(
-    name: str, found: Sequence[str], known: Sequence[str], *, empty: bool = False
-) -> None:
+def names(name: str, found: Sequence[str], known: Sequence[str]) -> None:
     """Refuse names that are not known, twice the same, and none at all.
 
     Raises:
@@ -125,7 +112,7 @@ def names(
         raise InputError(f"a tuple of names among {listed}", repr(found), where=name)
     wrong = [x for x in found if x not in known]
     twice = [x for i, x in enumerate(found) if x in found[:i]]
-    if wrong or twice or not (found or empty):
+    if wrong or twice or not found:
         said = ", ".join(map(str, wrong)) or ", ".join(f"{x} twice" for x in twice)
         raise InputError(
             f"one or more of {', '.join(known)}", said or "none", where=name
@@ -191,8 +178,9 @@ def groups(
         Traceback (most recent call last):
         m3jax.core.errors.InputError: passage: expected shape (2, 3, 4), found (2, 3, 5)
     """
-    if query.ndim != 2:
-        raise InputError("[b e]", f"shape {tuple(query.shape)}", where="query")
+    if query.ndim != 2 or not query.shape[1]:
+        found = f"shape {tuple(query.shape)}"
+        raise InputError("[b e], e at least 1", found, where="query")
     if passage.ndim != 3:
         found = f"shape {tuple(passage.shape)}"
         expected = "[b g e], the positive first (passage[:, None] for one each)"
@@ -213,6 +201,8 @@ def facts(
     Example:
         >>> facts(2, 3, None, None, None, None)
     """
+    if b < 1:
+        raise InputError("at least one query", "none", where="query")
     if g < 1:
         raise InputError("at least the positive in a group", "none", where="passage")
     if where is not None:

@@ -28,7 +28,8 @@ def softmax_cross_entropy(
 
     Args:
         scores: of the candidates, before the temperature.
-        target: column of the right one; outside of 0 to n - 1 the loss is NaN.
+        target: column of the right one; outside of 0 to n - 1 the loss is NaN, unless
+            the row has no candidate at all.
         temperature: tau, divides the scores; > 0; may be trained.
         where: False = there is no such candidate; whatever its score is, NaN too.
 
@@ -61,7 +62,8 @@ def softmax_cross_entropy(
     logits = jnp.where(counts | lead, margin / temperature, -jnp.inf)
     most = jax.lax.stop_gradient(logits.max(1))  # 0 or more, for the target is there
     total = jnp.where(lead, 0, jnp.exp(logits - most[:, None])).sum(1)
-    return finish(total, most)
+    loss = finish(total, most)
+    return loss if where is None else jnp.where(where.any(1), loss, 0)
 
 
 def check_scores(scores: Any, where: Any, *, name: str = "scores") -> None:

@@ -42,7 +42,8 @@ class Contrast:
         negative_mean: float32 `[b]`, mean score of the negatives that counted.
         masked_share: float32 `[b]`, share of the candidates, the positive among them,
             that did not count.
-        rank: int32 `[b]`, negatives that score higher than the positive.
+        rank: int32 `[b]`, negatives that score higher than the positive; equal texts
+            do not, whatever the last digits are.
     """
 
     loss: Leaf
@@ -111,7 +112,8 @@ def info_nce(
         passage_ids: content hash in w words; a passage equal to the own positive
             is never a negative, nor in `positive_query` is the query of such a one.
         false_negative_margin: a negative that scores higher than the positive by more
-            than this is taken for a positive and does not count; Qwen3 has 0.1.
+            than this is taken for a positive and does not count; Qwen3 has 0.1. What
+            differs by 1e-5 of the positive's score is as high: equal texts are.
         margin_on: blocks in which the margin holds, those that are among `negatives`.
             Qwen3's paper does not say what a score between passages should be compared
             with, so they are left alone.
@@ -122,8 +124,9 @@ def info_nce(
         bidirectional: the mean of this loss and of that of the positive, which has to
             find its query among all queries.
         tile: queries of which the scores with all passages in sight exist at once;
-            None = all. The values stay the same; the memory is `tile` rows of scores,
-            and a float32 gradient by all passages in sight. There is no forward-mode
+            None = all. The values stay the same; the memory is `tile` rows of scores, a
+            float32 gradient by all passages in sight, and with `where` a copy of them.
+            There is no forward-mode
             derivative (`jax.jvp`) through tiles, nor through a ring.
         transport: gather brings the passages of all devices to each; ring hands them
             from device to device, so that each holds its own and those in flight.
@@ -210,7 +213,7 @@ def _contrast(
     margin_on: Any,
     hard_negative_weight: Any,
     hardness_weight: Any,
-    bidirectional: bool,
+    bidirectional: Any,
     tile: Any,
     transport: Any,
     gradient: Any,
@@ -224,24 +227,29 @@ def _contrast(
     if false_negative_margin is not None:
         checks.number("false_negative_margin", false_negative_margin)
     checks.names("negatives", negatives, BLOCKS)
-    checks.names("margin_on", margin_on, BLOCKS, empty=True)
+    checks.names("margin_on", margin_on, BLOCKS)
+    checks.flag("bidirectional", bidirectional)
     checks.one("transport", transport, ("gather", "ring"))
     checks.axis(axis_name)
     check_tile(tile)
     check_gradient(gradient or "eager")
-    _check_together(negatives, axis_name, transport, gradient, hard_negative_weight)
-    _check_margin(negatives, false_negative_margin, margin_on)
+    _check_together(
+        negatives, axis_name, transport, tile, gradient, hard_negative_weight
+    )
+    _check_margin(negatives, bidirectional, false_negative_margin, margin_on)
     b, g, _ = passage.shape
     if where is not None:
-        # What is not there may be NaN, and 0 x NaN would be in every gradient.
-        query = jnp.where(where[:, :1], query, jnp.zeros_like(query))
+        # What is not there may be NaN, and 0 x NaN would be in every gradient. Queries
+        # that are no candidates are cleared a tile at a time.
         passage = jnp.where(where[:, :, None], passage, jnp.zeros_like(passage))
+        if transport == "ring" or bidirectional or set(negatives) & set(WITH_QUERIES):
+            query = jnp.where(where[:, :1], query, jnp.zeros_like(query))
     mine = facts(b, g, axis_name, where, in_batch, query_ids, passage_ids)
     rule = Rule(
         tuple(negatives),
-        false_negative_margin,
+        None if false_negative_margin is None else float(false_negative_margin),
         tuple(margin_on),
-        hard_negative_weight,
+        float(hard_negative_weight),
         watch,
     )
     run = functools.partial(
@@ -266,9 +274,10 @@ def _contrast(
     if hardness_weight:
         loss *= (-jnp.expm1(-jax.lax.stop_gradient(loss))) ** hardness_weight
     number, real = watched.number, mine.exists[:, 0]
+    positive = jax.lax.stop_gradient(scores.dense_pairs(query, passage[:, 0]))
     return Contrast(
         loss=loss,
-        positive=jax.lax.stop_gradient(scores.dense_pairs(query, passage[:, 0])),
+        positive=jnp.where(real, positive, 0),
         negative_mean=watched.total / jnp.maximum(number, 1),
         masked_share=1 - (number + real) / (watched.candidates + 1),
         rank=watched.higher.astype(jnp.int32),
@@ -322,15 +331,20 @@ def _run(
 
 
 def _check_margin(
-    negatives: Sequence[str], margin: float | int | None, margin_on: Sequence[str]
+    negatives: Sequence[str],
+    bidirectional: bool,
+    margin: float | int | None,
+    margin_on: Sequence[str],
 ) -> None:
-    if tuple(margin_on) == MARGIN_ON:
-        return
+    usual = set(margin_on) == set(MARGIN_ON)
     if margin is None:
-        expected = "false_negative_margin with margin_on"
-        raise InputError(expected, "None", where="false_negative_margin")
-    absent = [name for name in margin_on if name not in negatives]
-    if absent:
+        if not usual:
+            expected = "false_negative_margin with margin_on"
+            raise InputError(expected, "None", where="false_negative_margin")
+        return
+    met = {*negatives, *(["passages"] if bidirectional else [])}
+    absent = [name for name in margin_on if name not in met]
+    if len(absent) == len(margin_on) or (absent and not usual):
         expected = f"blocks among negatives: {', '.join(negatives)}"
         raise InputError(expected, ", ".join(absent), where="margin_on")
 
@@ -339,6 +353,7 @@ def _check_together(
     negatives: Sequence[str],
     axis_name: str | tuple[str, ...] | None,
     transport: str,
+    tile: int | None,
     gradient: str | None,
     hard_negative_weight: float | int,
 ) -> None:
@@ -357,6 +372,9 @@ def _check_together(
             "'eager'",
             where="gradient",
         )
+    if gradient is not None and tile is None and transport != "ring":
+        expected = "a tile with gradient, which has no effect without"
+        raise InputError(expected, "None", where="tile")
     if hard_negative_weight and "own" not in negatives:
         raise InputError(
             '"own" in negatives with hard_negative_weight',

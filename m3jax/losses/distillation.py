@@ -134,7 +134,7 @@ def m3_kd(
         jnp.tile(jnp.arange(g), b),
         where=turns(left, any_other),
     )
-    return (share * loss.reshape(b, g)).sum(1)
+    return jnp.where(there.any(1), (share * loss.reshape(b, g)).sum(1), 0)
 
 
 def _log_softmax(

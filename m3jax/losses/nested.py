@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from m3jax.core.errors import InputError
@@ -62,6 +63,13 @@ def matryoshka(
                 expected = "arrays, or m3 as the loss of Embeddings"
                 raise InputError(expected, "Embeddings", where="query")
             return loss(query, passage, dims=dims, dim_weights=weights, **options)
+        query = checks.array("query", query, "floats")
+        passage = checks.array("passage", passage, "floats")
+        where = options.get("where")
+        if where is not None and where.shape == passage.shape[:2]:
+            # What is not there may be NaN, which scaling keeps in the gradient.
+            query = jnp.where(where[:, :1], query, jnp.zeros_like(query))
+            passage = jnp.where(where[:, :, None], passage, jnp.zeros_like(passage))
         total: Any = 0
         for dim, weight in zip(dims, weights, strict=True):
             found = loss(prefix(query, dim), prefix(passage, dim), **options)
@@ -115,13 +123,15 @@ def check_dims(
         ((64, 128), (1.0, 1.0))
     """
     try:
-        widths = tuple(operator.index(dim) for dim in dims)
+        widths = tuple(0 if dim is True else operator.index(dim) for dim in dims)
     except TypeError:
         widths = ()
     if not widths or widths[0] < 1 or any(a >= b for a, b in pairwise(widths)):
         raise InputError("positive integers, ascending", f"{dims}", where="dims")
     if weights is None:
         return widths, (1.0,) * len(widths)
+    if not hasattr(weights, "__len__"):
+        raise InputError("a sequence of weights", repr(weights), where=name)
     if len(weights) != len(widths):
         expected = f"{len(widths)} weights, one for each dim"
         raise InputError(expected, f"{len(weights)}", where=name)

@@ -22,6 +22,8 @@ from m3jax.losses.products import summed
 from m3jax.ops import scores
 from m3jax.ops.scores.tiles import length, scan_tiles, vary_like
 
+_ROUNDING = 1e-5
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -36,9 +38,9 @@ class Rule:
     """
 
     negatives: tuple[str, ...]
-    margin: float | int | None
+    margin: float | None
     margin_on: tuple[str, ...]
-    own_weight: float | int
+    own_weight: float
     watch: bool
 
 
@@ -118,13 +120,15 @@ def part(
         first = found[0]
         assert first.positive is not None
         positive = jnp.where(first.positive, first.score, 0).sum(1)[:, None]
+    # What two products of the same numbers may differ by.
+    highest = jax.lax.stop_gradient(positive + _ROUNDING * jnp.abs(positive))
     if rows.group is not None:
         found.append(own_block(rows.query, rows.group, mine))
     logits, counted = [], []
     for block in found:
         counts = block.counts
         if rule.margin is not None:
-            above = block.score > jax.lax.stop_gradient(positive) + rule.margin
+            above = block.score > highest + rule.margin
             name = jnp.where(
                 block.own, "own" in rule.margin_on, block.name in rule.margin_on
             )
@@ -146,13 +150,12 @@ def part(
     pairs = [
         (jax.lax.stop_gradient(b.score), c) for b, c in zip(found, counted, strict=True)
     ]
-    lowest = jax.lax.stop_gradient(positive)
     return total, Part(
         most,
         number=zero + sum(c.sum(1) for _, c in pairs),
         candidates=zero + sum(block.possible.sum(1) for block in found),
         total=zero + sum(jnp.where(c, s, 0).sum(1) for s, c in pairs),
-        higher=zero + sum((c & ~(s <= lowest)).sum(1) for s, c in pairs),
+        higher=zero + sum((c & ~(s <= highest)).sum(1) for s, c in pairs),
     )
 
 
@@ -242,6 +245,10 @@ def ring(
 def _turn(axis_name: str | tuple[str, ...], tree: Any) -> Any:
     """Every device hands what it holds to the next one."""
     size = jax.lax.axis_size(axis_name)
+    if isinstance(axis_name, tuple):
+        # Any circle will do; jax wants the axes in the order of the mesh.
+        known = jax.sharding.get_abstract_mesh().axis_names
+        axis_name = tuple(sorted(axis_name, key=known.index))
     order = [(i, (i + 1) % size) for i in range(size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, order), tree)
 

@@ -24,7 +24,8 @@ def rerank_pointwise(
     Args:
         yes: logit of "yes" for each pair.
         no: logit of "no".
-        labels: y, from 0 to 1: 1 where the passage answers the query.
+        labels: y, from 0 to 1: 1 where the passage answers the query; outside of that
+            the loss is NaN.
         where: False = there is no such pair: loss 0 and no gradient.
 
     Returns:
@@ -52,6 +53,7 @@ def rerank_pointwise(
     label = labels.astype(jnp.float32)
     if where is not None:
         logit, label = jnp.where(where, logit, 0), jnp.where(where, label, 0)
+    label = jnp.where((label >= 0) & (label <= 1), label, jnp.nan)
     loss = label * jax.nn.softplus(-logit) + (1 - label) * jax.nn.softplus(logit)
     return loss if where is None else jnp.where(where, loss, 0)
 

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from m3jax.core.errors import InputError
+from m3jax.ops import checks
 from m3jax.ops.product import product
 from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles, vary_like
 
@@ -80,9 +81,10 @@ def dense_pairs(
 
 def _check(query: Any, passage: Any) -> None:
     for name, array in (("query", query), ("passage", passage)):
-        if array.ndim != 2:
+        checks.array(name, array, "floats")
+        if array.ndim != 2 or not array.shape[1]:
             found = f"shape {tuple(array.shape)}"
-            raise InputError("[texts e]", found, where=name)
+            raise InputError("[texts e], e at least 1", found, where=name)
     if query.shape[1] != passage.shape[1]:
         width, found = query.shape[1], passage.shape[1]
         raise InputError(f"width {width}, as query", f"{found}", where="passage")

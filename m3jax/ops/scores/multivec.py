@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Multivec
+from m3jax.ops import checks
 from m3jax.ops.product import product
 from m3jax.ops.scores.tiles import (
     add_tiles,
@@ -100,15 +101,13 @@ def multivec_pairs(
     return one_to_one(multivec, query, passage, tile)
 
 
-def _check(query: Multivec, passage: Multivec) -> None:
+def _check(query: Any, passage: Any) -> None:
     for name, text in (("query", query), ("passage", passage)):
-        if text.vectors.ndim != 3:
+        checks.multivec(name, text)
+        if text.vectors.ndim != 3 or not text.vectors.shape[2]:
             found = f"shape {tuple(text.vectors.shape)}"
-            raise InputError("[texts tokens e]", found, where=f"{name}.vectors")
-        expected = tuple(text.vectors.shape[:2])
-        if tuple(text.mask.shape) != expected:
-            found = f"shape {tuple(text.mask.shape)}"
-            raise InputError(f"shape {expected}", found, where=f"{name}.mask")
+            expected = "[texts tokens e], e at least 1"
+            raise InputError(expected, found, where=f"{name}.vectors")
     width, found = query.vectors.shape[2], passage.vectors.shape[2]
     if width != found:
         raise InputError(f"width {width}", f"{found}", where="passage.vectors")
@@ -170,6 +169,7 @@ def _backward(
     def step(total: Array, rows: Any) -> tuple[Array, Array]:
         vectors, mask, at, cotangent = rows
         weight = (cotangent[:, None] * share * mask.any()).reshape(-1, 1)
+        weight = weight.astype(jnp.float32)
         vectors = jnp.where(mask[:, None], vectors, 0)
 
         def part(found: Any, start: Any, size: int) -> tuple[Array, Array]:
@@ -179,9 +179,10 @@ def _backward(
                 return jax.lax.dynamic_slice_in_dim(array, start, size)
 
             j, by = cut(at).astype(jnp.int32), cut(weight)
-            ours = cut(total) + by * vectors[j]
+            ours = cut(total) + by * vectors[j].astype(jnp.float32)
             total = jax.lax.dynamic_update_slice_in_dim(total, ours, start, 0)
-            return total, theirs.at[j].add(by * jnp.where(cut(real), cut(tokens), 0))
+            rows = jnp.where(cut(real), cut(tokens), 0).astype(jnp.float32)
+            return total, theirs.at[j].add(by * rows)
 
         theirs = vary_like(jnp.zeros(vectors.shape, jnp.float32), total)
         size = max(1, _HELD // width)

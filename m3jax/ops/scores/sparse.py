@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Sparse
+from m3jax.ops import checks
 from m3jax.ops.product import product
 from m3jax.ops.scores.tiles import check_tile, one_to_one, scan_tiles, vary_like
 
@@ -100,14 +101,12 @@ def sparse_pairs(
     return one_to_one(sparse, query, passage, tile)
 
 
-def _check(query: Sparse, passage: Sparse) -> None:
+def _check(query: Any, passage: Any) -> None:
     for name, text in (("query", query), ("passage", passage)):
-        if text.ids.ndim != 2 or not jnp.issubdtype(text.ids.dtype, jnp.integer):
-            found = f"{text.ids.dtype} {tuple(text.ids.shape)}"
-            raise InputError("integers [texts tokens]", found, where=f"{name}.ids")
-        shape, found = tuple(text.ids.shape), tuple(text.weights.shape)
-        if found != shape:
-            raise InputError(f"shape {shape}", f"{found}", where=f"{name}.weights")
+        checks.sparse(name, text)
+        if text.ids.ndim != 2:
+            found = f"shape {tuple(text.ids.shape)}"
+            raise InputError("[texts tokens]", found, where=f"{name}.ids")
 
 
 def _table(text: Sparse, known: Int[Array, " s"]) -> Float[Array, "n s"]:
@@ -138,8 +137,10 @@ _largest = jax.custom_vjp(_largest_values, nondiff_argnums=(2,))
 def _largest_forward(weights: Any, column: Any, columns: int) -> tuple[Array, Any]:
     table = _largest_values(weights, column, columns)
     row = jnp.arange(len(weights))[:, None]
-    strongest = table.at[row, column].get(mode="fill", fill_value=-1) == weights
-    place = jnp.broadcast_to(jnp.arange(weights.shape[1]), weights.shape)
+    found = table.at[row, column].get(mode="fill", fill_value=-1)
+    strongest = found == weights.astype(jnp.float32)
+    place = jnp.arange(weights.shape[1], dtype=jnp.int32)
+    place = jnp.broadcast_to(place, weights.shape)
     first = jnp.full(table.shape, weights.shape[1], jnp.int32)
     first = first.at[row, jnp.where(strongest, column, columns)].min(place, mode="drop")
     chosen = strongest & (first.at[row, column].get(mode="fill") == place)

@@ -58,7 +58,9 @@ def scan_tiles(
         return step(carry, rows)
     results = []
     if whole:
-        tiles = jax.tree.map(lambda x: x[:whole].reshape(-1, tile, *x.shape[1:]), rows)
+        tiles = jax.tree.map(
+            lambda x: x[:whole].reshape(whole // tile, tile, *x.shape[1:]), rows
+        )
         carry, found = jax.lax.scan(step, carry, tiles)
         results.append(jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), found))
     if whole < count:
