@@ -37,7 +37,8 @@ def matryoshka(
         weights: one for each; None = 1 each.
 
     Returns:
-        A function with the arguments of `loss`.
+        A function with the arguments of `loss`; where the option `where` `[b g]` says
+        that a passage or a positive is not there, `loss` is given zeros.
 
     Raises:
         InputError: dims that are not positive and ascending, weights of another length

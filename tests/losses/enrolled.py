@@ -113,8 +113,11 @@ def nested_definition(*, loss: Any, dims: Any, weights: Any, **given: Any) -> An
     return definitions.matryoshka(known[loss], dims, weights)(**given)
 
 
-def cosines(query: jax.Array, passage: jax.Array, **_: Any) -> jax.Array:
-    return ((query[:, None] * passage).sum(-1) ** 3).sum(1)
+def cosines(
+    query: jax.Array, passage: jax.Array, where: Any = None, **_: Any
+) -> jax.Array:
+    found = (query[:, None] * passage).sum(-1) ** 3
+    return (found if where is None else found * where).sum(1)
 
 
 cosines_definition = cosines
