@@ -455,6 +455,8 @@ def test_ctrl_c_is_one_line(whole: tuple[Path, str]) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell without a terminal starts what runs behind it with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.time() + 200
     while not any("loss" in row for row in read(folder / "stopped")):
