@@ -448,6 +448,8 @@ def test_ctrl_c_is_one_line(whole: tuple[Path, str]) -> None:
     """As a terminal sends it: to every process of the group."""
     folder, _ = whole
     command = [sys.executable, "-m", "m3jax.train", "--config", "tiny.py"]
+    # What a shell runs in the background ignores Ctrl-C, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "--run-dir", "stopped", "--steps", "100000"],
         cwd=folder,
@@ -455,9 +457,8 @@ def test_ctrl_c_is_one_line(whole: tuple[Path, str]) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell without a terminal starts what runs behind it with Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.time() + 200
     while not any("loss" in row for row in read(folder / "stopped")):
         assert process.poll() is None and time.time() < deadline
