@@ -98,7 +98,7 @@ def test_by_hand(name: str) -> None:
 # Those whose arguments other files of the quick suite have in several values, too.
 SLOW = ("info_nce", "contrast", "m3", "masked_lm", "retromae", "matryoshka")
 
-QUICK = {("info_nce", "where"), ("m3", "where")}
+QUICK = {("info_nce", "where")}
 
 
 def arguments() -> list[Any]:
@@ -164,7 +164,8 @@ def test_values_of_every_argument(name: str, argument: str) -> None:
     assert differ == 0 if argument in loss.same else differ > 1e-4
 
 
-@QUICKLY
+@pytest.mark.slow
+@LOSSES
 def test_gradient(name: str) -> None:
     loss = ENROLLED[name]
     given = on_device(usual(name))
@@ -250,7 +251,7 @@ def test_nan_is_not_hidden(name: str) -> None:
     assert lost[np.asarray(given["where"])[at]].all() if lost.ndim else lost
 
 
-@LOSSES
+@QUICKLY
 def test_bfloat16_is_close(name: str) -> None:
     given = on_device(usual(name))
     low = given | {

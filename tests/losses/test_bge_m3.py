@@ -102,7 +102,11 @@ def with_teacher(options: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param("base", marks=pytest.mark.slow), *list(CASES)[1:]]
+    "case",
+    [
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("base", "distill")),
+        *("kl_div", "m3_kd_loss"),
+    ],
 )
 def test_is_flagembedding_on_one_device(case: str) -> None:
     options = with_teacher(CASES[case], B)

@@ -210,10 +210,10 @@ UNCHECKED = pytest.param(False, marks=pytest.mark.slow)
     [
         ("plain", 4, ("data", "fsdp"), {"tile": 1}),
         ("everything", 4, ("data",), {"transport": "ring", "tile": 1}),
-        ("own and queries", 4, ("data",), {"transport": "ring"}),
         *(
             pytest.param(*given, marks=pytest.mark.slow)
             for given in (
+                ("own and queries", 4, ("data",), {"transport": "ring"}),
                 ("plain", 4, ("data",), {"transport": "ring", "tile": 1}),
                 ("plain", 4, ("fsdp", "data"), {"transport": "ring", "tile": 1}),
                 ("plain", 8, ("data", "fsdp"), {"transport": "ring"}),
@@ -301,7 +301,13 @@ def test_what_is_watched_is_the_same_in_tiles_and_in_a_ring() -> None:
     assert_same(jax.jit(run)(inputs()), expected, 1e-6)
 
 
-@pytest.mark.parametrize("options", [{"tile": 3}, {"tile": 3, "gradient": "late"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": 3},
+        pytest.param({"tile": 3, "gradient": "late"}, marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_in_bfloat16(options: dict[str, Any]) -> None:
     """Sums are float32, so that they differ from the exact ones by one rounding."""
     low = [inputs()[name].astype(jnp.bfloat16) for name in ("query", "passage")]
@@ -392,11 +398,10 @@ def test_nan_is_not_hidden_where_nothing_else_is(negatives: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     "negatives",
     [
-        ("own",),
         SIMLM,
         *(
             pytest.param(x, marks=pytest.mark.slow)
-            for x in (("own", "passages"), ("passages",), SWIFT)
+            for x in (("own",), ("own", "passages"), ("passages",), SWIFT)
         ),
     ],
 )

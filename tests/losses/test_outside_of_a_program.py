@@ -32,7 +32,13 @@ CASES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("info_nce", "sparse", "dense_pairs")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in CASES],
+)
 def test_the_second_call_compiles_nothing(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
