@@ -126,8 +126,7 @@ def info_nce(
         tile: queries of which the scores with all passages in sight exist at once;
             None = all. The values stay the same; the memory is `tile` rows of scores, a
             float32 gradient by all passages in sight, and with `where` a copy of them.
-            There is no forward-mode
-            derivative (`jax.jvp`) through tiles, nor through a ring.
+            There is no forward-mode derivative (`jax.jvp`) through tiles or a ring.
         transport: gather brings the passages of all devices to each; ring hands them
             from device to device, so that each holds its own and those in flight.
         gradient: with `tile`: eager makes the gradient of a mean together with the
