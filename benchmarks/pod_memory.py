@@ -102,7 +102,9 @@ def train(config: EmbeddingConfig, mesh: Mesh, rows: int, length: int) -> Any:
         where=jax.ShapeDtypeStruct((rows, 1), jnp.bool_, sharding=by_row),
         query_ids=words(rows, 2),
         passage_ids=words(rows, 1, 2),
+        in_batch=jax.ShapeDtypeStruct((rows,), jnp.bool_, sharding=by_row),
         row=jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=by_row),
+        dataset=jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=by_row),
     )
     return step.lower(like, batch)  # pyright: ignore[reportFunctionMemberAccess]
 

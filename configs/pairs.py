@@ -17,11 +17,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from m3jax.data.pipeline import DataConfig
+from m3jax.data.config import DataConfig
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
-from m3jax.pipeline.train import Train
+from m3jax.pipeline.stage import Train
 from m3jax.training.objectives import ContrastiveConfig
 from m3jax.training.optimizer import OptimizerConfig
 
@@ -34,7 +34,7 @@ def get_config(size: Literal["base", "smoke"] = "base") -> Train:
             batch_size=128,
             query_length=32,
             passage_length=128,
-            buckets=(64, 128),
+            shapes=4,
         ),
         tokenizer=TokenizerConfig(vocab_size=8_000),
         model=EmbeddingConfig(
@@ -65,7 +65,12 @@ def get_config(size: Literal["base", "smoke"] = "base") -> Train:
     return dataclasses.replace(
         base,
         data=dataclasses.replace(
-            base.data, train=train, test=test, batch_size=32, passage_length=64
+            base.data,
+            train=train,
+            test=test,
+            batch_size=32,
+            passage_length=64,
+            shapes=2,
         ),
         tokenizer=TokenizerConfig(vocab_size=2_000),
         model=dataclasses.replace(base.model, encoder=encoder),

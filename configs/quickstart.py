@@ -12,11 +12,11 @@ Sizes: base; smoke (a few steps of a smaller model, to see that everything works
 
 from typing import Literal
 
-from m3jax.data.pipeline import DataConfig
+from m3jax.data.config import DataConfig
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
-from m3jax.pipeline.train import Train
+from m3jax.pipeline.stage import Train
 from m3jax.training.objectives import ContrastiveConfig
 from m3jax.training.optimizer import OptimizerConfig
 
@@ -31,7 +31,7 @@ def get_config(size: Literal["base", "smoke"] = "base") -> Train:
             batch_size=32 if smoke else 128,
             query_length=32,
             passage_length=64 if smoke else 128,
-            buckets=(64, 128),
+            shapes=2 if smoke else 4,
         ),
         tokenizer=TokenizerConfig(vocab_size=2_000 if smoke else 8_000),
         model=EmbeddingConfig(

@@ -83,13 +83,13 @@ def main() -> None:
     _check(flags)
 
     from m3jax.core.progress import bar
-    from m3jax.data import sources
+    from m3jax.data import corpora
 
     # The first texts before the model, which may take minutes.
-    records = sources.passages(flags.input)
+    records = corpora.passages(flags.input)
     records = itertools.chain([next(records)], records)
     terminal = sys.stderr.isatty()
-    total = sources.count_lines(flags.input) if terminal else None
+    total = corpora.count_lines(flags.input) if terminal else None
 
     from m3jax.inference import shards
 

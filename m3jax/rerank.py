@@ -102,9 +102,9 @@ def _rows(flags: Rerank) -> Iterator[tuple[str, str, dict[str, Any]]]:
     if not flags.query.strip():
         raise InputError("words to look for", "none", where="--query")
 
-    from m3jax.data import sources
+    from m3jax.data import corpora
 
-    for name, text in sources.passages(flags.passages):
+    for name, text in corpora.passages(flags.passages):
         yield flags.query, text, {"query": flags.query, "id": name, "text": text}
 
 
@@ -115,15 +115,19 @@ def _pairs(path: str | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
             "--query with --passages, or --input", "none", where=PROG, do=do
         )
 
-    from m3jax.data.records import json_object, string
-    from m3jax.data.sources import STDIN, lines
+    from m3jax.data.fields import json_object, string
+    from m3jax.data.lines import STDIN, lines
 
     name = path or STDIN
     where = ""
     for where, line in lines(name):
         row = json_object(line, where=where)
         key = "text" if "text" in row and "passage" not in row else "passage"
-        yield string(row, "query", where=where), string(row, key, where=where), row
+        try:
+            query, text = string(row, "query"), string(row, key)
+        except InputError as error:
+            raise error.at(where) from None
+        yield query, text, row
     if not where:
         said = "stdin" if name == STDIN else name
         raise InputError("a query with a passage a line", "an empty file", where=said)

@@ -111,11 +111,11 @@ def _searched_by_default(model: Path) -> str:
 
 def _read_corpus(name: str) -> dict[str, str]:
     """Passage id -> text; in a text file the number of the line is the id."""
-    from m3jax.data import builtin, sources
+    from m3jax.data import builtin, corpora
 
     if name == "builtin":
         return {entry.name: entry.passage for entry in builtin.entries("all")}
-    return dict(sources.passages(name))
+    return dict(corpora.passages(name))
 
 
 def _index(
@@ -148,7 +148,7 @@ def _index(
 
 def _typed() -> Iterator[str]:
     """Queries from a pipe, or from a terminal until an empty line or Ctrl-D."""
-    from m3jax.data.records import utf8
+    from m3jax.data.fields import utf8
 
     terminal, asked = sys.stdin.isatty(), False
     for number in itertools.count(1):

@@ -65,11 +65,13 @@ def test_flags_are_real() -> None:
             found.setdefault(program, set()).update(flags)
     found["train"] |= set(re.findall(r"^\| `(--[\w.-]+)", README, re.MULTILINE))
     found["train"] |= set(re.findall(r"`(--(?:lora|optimizer)[\w.-]+)`", README))
-    assert set(found) == {"train", "search", "encode", "rerank", "convert"}
+    programs = {"train", "search", "encode", "rerank", "convert", "prepare", "inspect"}
+    assert set(found) == programs
     assert len(found["train"]) >= 10
     for program, flags in found.items():
         words = ["--config", str(ROOT / "configs/pairs.py")]
-        known = flags_of(program, *(words if program == "train" else []))
+        configured = program in ("train", "inspect")
+        known = flags_of(program, *(words if configured else []))
         assert flags - known == set(), program
 
 
@@ -126,7 +128,7 @@ def test_the_loss_example_runs_on_all_devices() -> None:
 def test_configs_are_what_they_say() -> None:
     """Every config gives every size that it names, and says how it is started."""
     from m3jax.core import config
-    from m3jax.pipeline.train import Train
+    from m3jax.pipeline.stage import Train
 
     for path in sorted((ROOT / "configs").glob("*.py")):
         text = path.read_text(encoding="utf-8")

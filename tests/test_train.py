@@ -19,11 +19,11 @@ from m3jax.training.writer import read
 CONFIG = '''
 """Trains a tiny model on a few lines."""
 
-from m3jax.data.pipeline import DataConfig
+from m3jax.data.config import DataConfig
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
-from m3jax.pipeline.train import Train
+from m3jax.pipeline.stage import Train
 from m3jax.training.optimizer import OptimizerConfig
 
 
@@ -318,7 +318,7 @@ def test_a_run_leaves_what_it_should(whole: tuple[Path, str]) -> None:
 @pytest.mark.xdist_group("runs")
 def test_the_model_is_the_one_that_was_measured(whole: tuple[Path, str]) -> None:
     import m3jax
-    from m3jax.data.sources import read_beir
+    from m3jax.data.retrieval import read_beir
     from m3jax.evaluation import retrieval
     from m3jax.inference.encode import CutWarning
 
@@ -401,7 +401,8 @@ def test_another_config_is_refused_and_shown(
     train.write_text(content + json.dumps({"query": "new", "pos": ["row"]}) + "\n")
     assert call(monkeypatch, *words) == 2
     err = capsys.readouterr().err
-    assert "data.train.rows: 60 -> 61" in err and err.count("\n") == 1
+    assert "data.train.rows: 60 -> 61" in err and err.count("\n") == 2
+    assert err.startswith("index of") and "is stale: rebuilt" in err
     train.write_text(content)
 
 

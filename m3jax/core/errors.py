@@ -30,6 +30,11 @@ class InputError(ValueError):
             message = f"{message}. {do}"
         super().__init__(message)
 
+    def at(self, where: str) -> "InputError":
+        """The same error, told to be inside of `where`, e.g. a line of a file."""
+        inner = f"{where}: {self.where}" if self.where else where
+        return InputError(self.expected, self.found, where=inner, do=self.do)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive the trip from a worker process."""
         return _rebuild, (self.expected, self.found, self.where, self.do)

@@ -35,32 +35,52 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         1
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
-    asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise InputError(
-            "positive sizes, at most one of them -1", asked, where="mesh axes"
-        )
-    fixed = math.prod(size for size in sizes if size > 0)
-    sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
-    if math.prod(sizes) != len(devices):
-        raise InputError(
-            f"mesh axes whose product is the number of devices, {len(devices)}",
-            asked,
-            where="mesh",
-            do="Leave one axis at -1 to take what is left.",
-        )
+    sizes = axis_sizes(config, len(devices))
     # Explicit axes, jax's default, refuse nn.Embed with sharded weights.
     try:
         return jax.make_mesh(
-            tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+            sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
         )
     except NotImplementedError as error:  # of a TPU's torus
         raise InputError(
             "mesh axes that the wiring of the chips can form",
-            f"{asked}: {error}",
+            f"{_asked(config)}: {error}",
             where="mesh",
         ) from None
+
+
+def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Sizes of the axes on so many devices, which need not be here.
+
+    Args:
+        config: sizes of the axes, one of them perhaps -1.
+        devices: how many.
+
+    Returns:
+        Sizes of data, fsdp and tensor.
+
+    Raises:
+        InputError: the sizes do not multiply to the number of devices.
+
+    Example:
+        >>> axis_sizes(MeshConfig(fsdp=4), 32)
+        (8, 4, 1)
+    """
+    sizes = [config.data, config.fsdp, config.tensor]
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise InputError(
+            "positive sizes, at most one of them -1", _asked(config), where="mesh axes"
+        )
+    fixed = math.prod(size for size in sizes if size > 0)
+    sizes = [devices // fixed if size == -1 else size for size in sizes]
+    if math.prod(sizes) != devices:
+        raise InputError(
+            f"mesh axes whose product is the number of devices, {devices}",
+            _asked(config),
+            where="mesh",
+            do="Leave one axis at -1 to take what is left.",
+        )
+    return tuple(sizes)
 
 
 def inference_mesh(config: MeshConfig) -> Mesh | None:
@@ -199,3 +219,8 @@ def shardings(mesh: Mesh, params: Params, rules: Mapping[str, PartitionSpec]) ->
         specs,
         is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
     )
+
+
+def _asked(config: MeshConfig) -> str:
+    sizes = (config.data, config.fsdp, config.tensor)
+    return " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))

@@ -95,7 +95,11 @@ class Batch:
         where: bool `[b g]`, False where a query has no such passage.
         query_ids: uint32 `[b 2]`, content hash of each query.
         passage_ids: uint32 `[b g 2]`, content hash of each passage.
-        row: int32 `[b]`, row of the training set.
+        in_batch: bool `[b]`, False where only the own passages are negatives.
+        row: int32 `[b]`, row of the data set.
+        dataset: int32 `[b]`, which data set.
+        teacher_scores: float32 `[b g]`; None where no teacher was asked.
+        label: float32 `[b]`, how alike query and passage are; None but for such data.
     """
 
     query: Tokens
@@ -103,4 +107,8 @@ class Batch:
     where: Leaf
     query_ids: Leaf
     passage_ids: Leaf
+    in_batch: Leaf
     row: Leaf
+    dataset: Leaf
+    teacher_scores: Leaf = None
+    label: Leaf = None

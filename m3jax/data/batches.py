@@ -1,14 +1,68 @@
 """Rows to arrays, as worker processes make them: numpy only, no device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from m3jax.core.errors import InputError
 from m3jax.data import plan as plans
-from m3jax.data import tokenize
-from m3jax.data.prompts import Prompts
-from m3jax.data.records import Pairs, content_hash
+from m3jax.data import tokenised, tokenize
+from m3jax.data.draws import AnyText, Dice, Rows, draw, shuffled
+from m3jax.data.records import Labelled, Pairs, Record, Scored, content_hash
+from m3jax.data.tokenised import TokenText, digest
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """A data set, opened: its rows, and what stands before its texts.
+
+    Attributes:
+        rows: what passages are drawn from.
+        query_prompts: one of them stands before each query.
+        passage_prompt: stands before each passage, but not where the set is symmetric.
+        query_length: tokens kept of a query.
+        passage_length: tokens kept of a passage.
+        lengths: tokens of the query of each good row, cut.
+    """
+
+    rows: Rows
+    query_prompts: tuple[str, ...]
+    passage_prompt: str
+    query_length: int
+    passage_length: int
+    lengths: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """In tables and messages."""
+        return self.rows.config.name or self.rows.config.path
+
+    @property
+    def group(self) -> int:
+        """Passages of each query."""
+        return 1 + self.rows.negatives
+
+
+class Example(NamedTuple):
+    """A row as the model will read it, before it is tokenised.
+
+    Attributes:
+        query: with its prompt.
+        passages: with theirs, the positive first; None where there is none.
+        query_id: 8 bytes; queries of one id share their positives.
+        passage_ids: 8 bytes each.
+        teacher_scores: of the passages; 0 where none was given.
+        label: how alike query and passage are; nan where that is not told.
+    """
+
+    query: AnyText
+    passages: tuple[AnyText | None, ...]
+    query_id: bytes
+    passage_ids: tuple[bytes, ...]
+    teacher_scores: tuple[float, ...]
+    label: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,113 +70,206 @@ class Batcher:
     """Makes the arrays of any step, for the rows that this host feeds.
 
     Attributes:
-        rows: the training set.
+        sets: the data sets of the plan.
         plan: which rows make which batch.
         tokenizer: of the model.
-        prompts: before queries and passages.
-        negatives: hard negatives of each query.
-        query_length: longest query, in tokens.
-        passage_length: longest passage, in tokens.
-        local: places in the batch that this host feeds.
+        local: size of a batch -> places in it that this host feeds.
     """
 
-    rows: Sequence[Pairs]
+    sets: tuple[TrainingSet, ...]
     plan: plans.Plan
     tokenizer: tokenize.Tokenizer
-    prompts: Prompts
-    negatives: int
-    query_length: int
-    passage_length: int
-    local: np.ndarray
+    local: Mapping[int, np.ndarray]
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """Arrays of one training step: the fields of `core.types.Batch`, flat."""
         planned = plans.batch(self.plan, step)
-        numbers = planned.rows[self.local]
-        groups = [
-            draw(
-                self.rows[row],
-                negatives=self.negatives,
-                rng=np.random.default_rng((self.plan.seed, planned.epoch, row)),
+        here = self.local[len(planned.rows)]
+        parts, rows = planned.parts[here], planned.rows[here]
+        for part in np.unique(parts):
+            self.sets[part].rows.source.check()
+        examples = [
+            example(
+                self.sets[part],
+                int(row),
+                Dice(self.plan.seed, int(part), int(epoch), int(row)),
+                longest=planned.shape.passage_length,
             )
-            for row in numbers
+            for part, row, epoch in zip(parts, rows, planned.epochs[here], strict=True)
         ]
-        queries = [query_text(self.rows[row], self.prompts) for row in numbers]
-        passages = [
-            None if text is None else self.prompts.passage + text
-            for group in groups
-            for text in group
-        ]
-        query = tokenize.encode(self.tokenizer, queries, max_length=self.query_length)
-        passage = self._encode_present(passages)
-        pad_id = self.tokenizer.pad_id
-        query_ids, query_mask = tokenize.pad(query, planned.query_length, pad_id)
-        passage_ids, passage_mask = tokenize.pad(
-            passage, planned.passage_length, pad_id
+        # Where rows are mixed, every batch has room for what any of them brings.
+        mixed = self.plan.homogeneity < 1
+        group = max(
+            one.group for one in (self.sets if mixed else [self.sets[planned.part]])
         )
-        shape = (len(numbers), 1 + self.negatives)
+        sets = [self.sets[part] for part in parts]
+        arrays = self._tokens(examples, sets, group, planned.shape)
+        configs = [one.rows.config for one in sets]
+        arrays |= {
+            "query_ids": _words([one.query_id for one in examples]),
+            "in_batch": np.array([one.in_batch_negatives for one in configs]),
+            "row": rows.astype(np.int32),
+            "dataset": parts.astype(np.int32),
+            "size": np.array(len(planned.rows)),
+        }
+        if configs[0].teacher_scores:
+            scores = [_widened(one.teacher_scores, group, 0.0) for one in examples]
+            arrays["teacher_scores"] = np.array(scores, np.float32)
+        if self.sets[parts[0]].rows.scan.kind == "scored":
+            arrays["label"] = np.array([one.label for one in examples], np.float32)
+        return arrays
+
+    def _tokens(
+        self,
+        examples: Sequence[Example],
+        sets: Sequence[TrainingSet],
+        group: int,
+        shape: plans.Shape,
+    ) -> dict[str, np.ndarray]:
+        passages = [
+            text for one in examples for text in _widened(one.passages, group, None)
+        ]
+        ids = [id for one in examples for id in _widened(one.passage_ids, group, _NONE)]
+        most = (
+            [min(one.query_length, shape.query_length) for one in sets],
+            [
+                min(one.passage_length, shape.passage_length)
+                for one in sets
+                for _ in range(group)
+            ],
+        )
+        query = encode(self.tokenizer, [one.query for one in examples], most[0])
+        passage = encode(self.tokenizer, passages, most[1])
+        pad_id = self.tokenizer.pad_id
+        query_ids, query_mask = tokenize.pad(query, shape.query_length, pad_id)
+        passage_ids, passage_mask = tokenize.pad(passage, shape.passage_length, pad_id)
+        wide = (len(examples), group)
         return {
             "query.ids": query_ids,
             "query.mask": query_mask,
-            "passage.ids": passage_ids.reshape(*shape, -1),
-            "passage.mask": passage_mask.reshape(*shape, -1),
-            "where": np.array([text is not None for text in passages]).reshape(shape),
-            "query_ids": hashes(queries),
-            "passage_ids": hashes([text or "" for text in passages]).reshape(*shape, 2),
-            "row": numbers.astype(np.int32),
+            "passage.ids": passage_ids.reshape(*wide, -1),
+            "passage.mask": passage_mask.reshape(*wide, -1),
+            "where": np.array([text is not None for text in passages]).reshape(wide),
+            "passage_ids": _words(ids).reshape(*wide, 2),
         }
 
-    def _encode_present(self, texts: Sequence[str | None]) -> list[np.ndarray]:
-        present = iter(
-            tokenize.encode(
-                self.tokenizer,
-                [text for text in texts if text is not None],
-                max_length=self.passage_length,
-            )
-        )
-        none = np.empty(0, np.int32)
-        return [none if text is None else next(present) for text in texts]
 
-
-def query_text(row: Pairs, prompts: Prompts) -> str:
-    """The query as the model reads it; a prompt of the row itself comes first.
-
-    Example:
-        >>> query_text(Pairs("hello", ("world",)), Prompts(query="query: "))
-        'query: hello'
-    """
-    return (prompts.query if row.prompt is None else row.prompt) + row.query
-
-
-def draw(
-    row: Pairs, *, negatives: int, rng: np.random.Generator
-) -> tuple[str | None, ...]:
-    """Choose the passages of a query: one positive, then hard negatives.
+def example(one: TrainingSet, row: int, dice: Dice, *, longest: int) -> Example:
+    """Make a row of a batch: draw its prompt and its passages.
 
     Args:
-        row: where they come from.
-        negatives: how many; None stands for each that the row does not have.
-        rng: decides which of several.
+        one: the data set.
+        row: number of the row.
+        dice: decides.
+        longest: tokens that passages of the batch are padded to.
 
     Returns:
-        1 + negatives texts.
+        The example.
+
+    Raises:
+        InputError: the row cannot be read, or lacks the scores of a teacher.
+    """
+    record = one.rows.source[row]
+    config = one.rows.config
+    prompts = one.query_prompts
+    query, own = query_of(record)
+    chosen = dice.below(len(prompts)) if len(prompts) > 1 else 0
+    prompt = prompts[chosen] if own is None else own
+    drawn = draw(one.rows, row, record, dice, longest=longest)
+    before = prompt if config.symmetric else one.passage_prompt
+    if config.teacher_scores:
+        _require_scores(record, f"{one.rows.source.name}: row {row}")
+    query_id = digest(query) if own is None else content_hash(f"{own}{query}")
+    if isinstance(record, Labelled) and config.labels == "same":
+        query_id = content_hash(record.label)
+    ratio = config.shuffle_ratio
+    return Example(
+        query=_with(prompt, shuffled(query, dice, ratio)),
+        passages=tuple(
+            None
+            if passage is None
+            else _with(before, shuffled(passage.text, dice, ratio))
+            for passage in drawn
+        ),
+        query_id=query_id,
+        passage_ids=tuple(_NONE if p is None else p.id for p in drawn),
+        teacher_scores=tuple(0.0 if p is None else p.score for p in drawn),
+        label=record.score if isinstance(record, Scored) else np.nan,
+    )
+
+
+def query_of(record: Record) -> tuple[AnyText, str | None]:
+    """The text that is read as a query, and the prompt that the row itself names.
 
     Example:
-        >>> row = Pairs("q", ("yes",), ("no",))
-        >>> draw(row, negatives=2, rng=np.random.default_rng(0))
-        ('yes', 'no', None)
+        >>> query_of(Pairs("hello", ("world",), prompt="ask: "))
+        ('hello', 'ask: ')
     """
-    positive = row.pos[rng.integers(len(row.pos))]
-    chosen = [row.neg[i] for i in rng.permutation(len(row.neg))[:negatives]]
-    return (positive, *chosen, *[None] * (negatives - len(chosen)))
+    if isinstance(record, Pairs):
+        return record.query, record.prompt
+    return (record.first if isinstance(record, Scored) else record.text), None
 
 
-def hashes(texts: Sequence[str]) -> np.ndarray:
-    """Content hashes: uint32 `[n 2]`; equal texts have equal words.
+def encode(
+    tokenizer: tokenize.Tokenizer,
+    texts: Sequence[AnyText | None],
+    most: Sequence[int],
+) -> list[np.ndarray]:
+    """Texts to ids; none for what is not there.
 
-    Example:
-        >>> hashes(["a", "b", "a"]).shape
-        (3, 2)
+    Args:
+        tokenizer: which tokenizer.
+        texts: texts, or ids that were made before.
+        most: tokens kept of each.
+
+    Returns:
+        One int32 array a text.
     """
-    words = b"".join(content_hash(text) for text in texts)
-    return np.frombuffer(words, np.uint32).reshape(-1, 2)
+    found: list[np.ndarray] = [_EMPTY] * len(texts)
+    by_length: dict[int, tuple[list[int], list[str]]] = {}
+    for i, text in enumerate(texts):
+        if isinstance(text, TokenText):
+            end = tokenised.end_tokens(tokenizer) if len(text) > most[i] else 0
+            found[i] = tokenised.shorten(text, most[i], end=end).ids
+        elif text is not None:
+            numbers, given = by_length.setdefault(most[i], ([], []))
+            numbers.append(i)
+            given.append(text)
+    for length, (numbers, given) in by_length.items():
+        rows = tokenize.encode(tokenizer, given, max_length=length)
+        for i, ids in zip(numbers, rows, strict=True):
+            found[i] = ids
+    return found
+
+
+_NONE = bytes(8)
+_EMPTY = np.empty(0, np.int32)
+
+
+def _with(prompt: str, text: AnyText) -> AnyText:
+    """Ids that were made before have their prompt already."""
+    return text if isinstance(text, TokenText) else prompt + text
+
+
+def _widened(values: Sequence[Any], count: int, filling: Any) -> list[Any]:
+    return [*values, *[filling] * (count - len(values))]
+
+
+def _words(ids: Sequence[bytes]) -> np.ndarray:
+    """Content hashes: uint32 `[n 2]`."""
+    return np.frombuffer(b"".join(ids), np.uint32).reshape(-1, 2)
+
+
+def _require_scores(record: Record, where: str) -> None:
+    if not isinstance(record, Pairs) or record.pos_scores is None:
+        missing = "pos_scores"
+    elif record.neg and record.neg_scores is None:
+        missing = "neg_scores"
+    else:
+        return
+    raise InputError(
+        f"{missing}, because teacher_scores is on",
+        "none",
+        where=where,
+        do="Score the passages, or switch teacher_scores off.",
+    )

@@ -1,5 +1,6 @@
 """Which rows make which batch: a pure function of the seed, the epoch and the step."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +8,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from m3jax.core.errors import InputError
+from m3jax.data.permutation import permute
+from m3jax.data.shapes import Lengths, Shape, assign, parents
+from m3jax.data.turns import take_turns
+
+# Steps whose rows are mixed with one another where batches are not homogeneous.
+WINDOW = 1_024
+# What a shuffle is for: equal seeds in different places give different orders.
+_ROWS, _ORDER, _MIX = 1, 2, 3
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Rows that are padded to the same lengths.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows of one data set, by shape.
 
     Attributes:
-        query_length: tokens of a query, padding included.
-        passage_length: tokens of a passage, padding included.
-        rows: int64 row numbers.
+        rows: row numbers, int32, those of the first shape first.
+        own: how many rows each shape has of its own.
+        batches: whole batches of each shape in an epoch.
+        left: rows that each shape hands on; those of the last are dropped.
     """
 
-    query_length: int
-    passage_length: int
     rows: np.ndarray
+    own: tuple[int, ...]
+    batches: tuple[int, ...]
+    left: tuple[int, ...]
+
+    @property
+    def dropped(self) -> int:
+        """Rows of an epoch that fill no batch, of the longest shape."""
+        return self.left[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,130 +45,320 @@ class Plan:
     """Everything that decides the batches; see `batch`.
 
     Attributes:
-        buckets: shortest first.
-        batch_size: queries in a batch, over all hosts.
+        shapes: cheapest first; the last holds every row.
+        sizes: queries in a batch of each shape, over all hosts.
+        parts: the data sets.
         seed: of every shuffle.
+        homogeneity: share of a batch that comes from one data set.
+        weights: share of the steps of each data set; None = each row once an epoch.
+        turns: data set of each step.
+        before: how many turns that data set had before.
+        period: steps after which `turns` begins again; 0 = never, it is by weight.
     """
 
-    buckets: tuple[Bucket, ...]
-    batch_size: int
+    shapes: tuple[Shape, ...]
+    sizes: tuple[int, ...]
+    parts: tuple[Part, ...]
     seed: int
+    homogeneity: float
+    weights: tuple[float, ...] | None
+    turns: np.ndarray
+    before: np.ndarray
+    period: int
+
+    @functools.cached_property
+    def parents(self) -> tuple[int, ...]:
+        """Where the rows go that a shape has left over."""
+        return parents(self.shapes)
+
+    def lasting(self, steps: int) -> "Plan":
+        """The plan with turns for so many steps, which only weights need."""
+        if self.weights is None:
+            return self
+        turns, before = take_turns(self.weights, steps)
+        return dataclasses.replace(self, turns=turns, before=before)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass over the data."""
-        return sum(len(bucket.rows) for bucket in self.buckets) // self.batch_size
+        """Batches of all data sets, each read once."""
+        return sum(sum(part.batches) for part in self.parts)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Queries of all data sets, each read once, without what is dropped."""
+        pairs = [zip(part.batches, self.sizes, strict=True) for part in self.parts]
+        return sum(count * size for pair in pairs for count, size in pair)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Planned:
     """One batch, before anything is read.
 
     Attributes:
-        rows: int64 `[b]`.
-        epoch: passes over the data before this one.
-        query_length: tokens to pad queries to.
-        passage_length: tokens to pad passages to.
+        shape: what it is padded to.
+        part: whose turn it is; where batches are mixed, of most rows.
+        parts: data set of each row, int16 `[b]`.
+        rows: row of the data set, int64 `[b]`.
+        epochs: times that the data set was used up before, int64 `[b]`.
     """
 
+    shape: Shape
+    part: int
+    parts: np.ndarray
     rows: np.ndarray
-    epoch: int
-    query_length: int
-    passage_length: int
+    epochs: np.ndarray
 
 
 def make_plan(
-    query_lengths: np.ndarray,
-    passage_lengths: np.ndarray,
+    sets: Sequence[Lengths],
     *,
-    edges: Sequence[int],
-    batch_size: int,
+    shapes: Sequence[Shape],
+    sizes: Sequence[int],
     seed: int,
+    weights: Sequence[float] | None = None,
+    homogeneity: float = 1.0,
+    names: Sequence[str] = (),
+    keep: Sequence[np.ndarray | None] = (),
 ) -> Plan:
-    """Sort rows into length buckets.
-
-    A row belongs to the shortest bucket that holds its longest passage. Queries of a
-    bucket are padded to the smallest edge that holds the longest of them and of all
-    shorter buckets, whose remainders move up, and no further than the longest query;
-    so a bucket has one shape, and is compiled once.
+    """Sort the rows of each data set by shape, and apportion the steps.
 
     Args:
-        query_lengths: tokens of each row's query, truncated.
-        passage_lengths: tokens of each row's longest passage, truncated.
-        edges: lengths to pad to, ascending; a longer row gets an edge of its own.
-        batch_size: queries in a batch.
+        sets: lengths of the rows, cut to what is kept.
+        shapes: cheapest first; the last holds every row.
+        sizes: queries in a batch of each shape.
         seed: of every shuffle.
+        weights: share of the steps of each data set, for a number of steps that
+            `Plan.lasting` tells; None = as many as it takes to read each row once an
+            epoch, without end.
+        homogeneity: share of a batch that comes from one data set, 0 to 1.
+        names: of the data sets, for messages.
+        keep: numbers of the rows that are trained on, one array a data set; None or
+            nothing = all. Lengths are those of all rows.
 
     Returns:
-        The plan.
+        The plan, equal on every host.
 
     Raises:
-        InputError: fewer rows than one batch.
+        InputError: a data set with fewer rows than one batch.
 
     Example:
-        >>> lengths = np.array([3, 9, 4])
-        >>> plan = make_plan(lengths, lengths, edges=(4, 16), batch_size=1, seed=0)
-        >>> [bucket.passage_length for bucket in plan.buckets]
-        [4, 16]
+        >>> rows = Lengths(np.array([3, 9, 4]), np.array([3, 9, 4]))
+        >>> shapes = (Shape(4, 4), Shape(9, 9))
+        >>> plan = make_plan([rows], shapes=shapes, sizes=(1, 1), seed=0)
+        >>> plan.parts[0].own, plan.steps_per_epoch
+        ((2, 1), 3)
     """
-    if len(passage_lengths) < batch_size:
-        raise InputError(
-            f"at least one batch of {batch_size} training rows",
-            f"{len(passage_lengths)}",
-            where="data.train",
-            do="Lower --data.batch-size.",
-        )
-    longest = max(query_lengths.max(), passage_lengths.max())
-    ladder = np.unique([*edges, longest] if longest > max(edges) else edges)
-    bucket_of = np.searchsorted(ladder, passage_lengths)
-    buckets = []
-    longest_query = 0
-    for number in np.unique(bucket_of):
-        rows = np.flatnonzero(bucket_of == number)
-        longest_query = max(longest_query, query_lengths[rows].max())
-        query_edge = ladder[np.searchsorted(ladder, longest_query)]
-        query_edge = min(query_edge, query_lengths.max())
-        buckets.append(Bucket(int(query_edge), int(ladder[number]), rows))
-    return Plan(tuple(buckets), batch_size, seed)
+    kept = [*keep, *[None] * (len(sets) - len(keep))]
+    up = parents(shapes)
+    parts = tuple(
+        _part(one, shapes, sizes, up, rows)
+        for one, rows in zip(sets, kept, strict=True)
+    )
+    for number, part in enumerate(parts):
+        if not sum(part.batches):
+            raise InputError(
+                f"at least one batch of {sizes[-1]} training rows",
+                f"{len(part.rows)}",
+                where=names[number] if names else "data.train",
+                do="Lower --data.batch-size, or join small data sets to one.",
+            )
+    counts = [sum(part.batches) for part in parts]
+    period = 0 if weights else sum(counts)
+    turns, before = take_turns(counts, period)
+    return Plan(
+        tuple(shapes),
+        tuple(sizes),
+        parts,
+        seed,
+        homogeneity,
+        None if weights is None else tuple(weights),
+        turns,
+        before,
+        period,
+    )
+
+
+def _part(
+    lengths: Lengths,
+    shapes: Sequence[Shape],
+    sizes: Sequence[int],
+    up: Sequence[int],
+    keep: np.ndarray | None,
+) -> Part:
+    if keep is not None:
+        lengths = lengths.of(keep)
+    shape_of = assign(lengths, shapes)
+    rows = np.argsort(shape_of, kind="stable").astype(np.int32)
+    own = np.bincount(shape_of, minlength=len(shapes))
+    total = own.copy()
+    batches, left = [], []
+    for number, size in enumerate(sizes):
+        whole, rest = divmod(int(total[number]), size)
+        batches.append(whole)
+        left.append(rest)
+        if up[number] >= 0:
+            total[up[number]] += rest
+    if keep is not None:
+        rows = keep[rows].astype(np.int32)
+    return Part(rows, tuple(own.tolist()), tuple(batches), tuple(left))
 
 
 def batch(plan: Plan, step: int) -> Planned:
     """Tell the rows of one training step.
 
-    Each epoch shuffles every bucket; what a bucket has left over after its last whole
-    batch moves up to the next longer one, so only the longest drops rows, fewer than
-    one batch. The order of the batches is shuffled too. Nothing depends on the number
-    of hosts, workers or devices: position in the data = step.
+    Each epoch of a data set shuffles its rows within each shape and the order of its
+    batches. What a shape has left over after its last whole batch moves up to the next
+    shape that holds it, so only the longest drops rows, fewer than one batch. Nothing
+    depends on the number of hosts, workers or devices: position in the data = step.
+
+    With homogeneity h below 1, a batch keeps the share h of its rows; the others change
+    places with those of other batches of its shape, within `WINDOW` steps (KaLM's
+    semi-homogeneous batches).
 
     Args:
         plan: what `make_plan` returned.
         step: the training step, from 0.
 
     Returns:
-        Rows and padded lengths.
+        Rows and shape.
 
     Example:
-        >>> lengths = np.full(6, 3)
-        >>> plan = make_plan(lengths, lengths, edges=(4,), batch_size=3, seed=0)
+        >>> lengths = Lengths(np.full(6, 3), np.full(6, 3))
+        >>> plan = make_plan([lengths], shapes=[Shape(3, 3)], sizes=[3], seed=0)
         >>> rows = np.concatenate([batch(plan, step).rows for step in (0, 1)])
         >>> sorted(rows.tolist())
         [0, 1, 2, 3, 4, 5]
     """
-    epoch, at = divmod(step, plan.steps_per_epoch)
-    return _epoch(plan, epoch)[at]
+    place = places(plan, step, step + 1)
+    part, epoch, shape, number = (int(one[0]) for one in place)
+    size = plan.sizes[shape]
+    fixed = round(plan.homogeneity * size)
+    first = number * size + np.arange(fixed if fixed < size else size)
+    rows = rows_at(plan, part, epoch, shape, first)
+    whose = np.full(len(first), part, np.int16)
+    epochs = np.full(len(first), epoch)
+    if fixed < size:
+        others = _mixed(plan, step, shape, fixed)
+        rows = np.concatenate([rows, others.rows])
+        whose = np.concatenate([whose, others.parts])
+        epochs = np.concatenate([epochs, others.epochs])
+    return Planned(plan.shapes[shape], part, whose, rows, epochs)
 
 
-@functools.lru_cache(maxsize=2)  # batches are asked for in order
-def _epoch(plan: Plan, epoch: int) -> tuple[Planned, ...]:
-    rng = np.random.default_rng((plan.seed, epoch))
-    left = np.empty(0, np.int64)
-    batches = []
-    for bucket in plan.buckets:
-        rows = np.concatenate([left, rng.permutation(bucket.rows)])
-        whole = len(rows) // plan.batch_size * plan.batch_size
-        batches += [
-            Planned(part, epoch, bucket.query_length, bucket.passage_length)
-            for part in rows[:whole].reshape(-1, plan.batch_size)
-        ]
-        left = rows[whole:]
-    return tuple(batches[i] for i in rng.permutation(len(batches)))
+def places(plan: Plan, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """What the batches of some steps are, without their rows.
+
+    Args:
+        plan: the plan.
+        start: first step.
+        stop: the step after the last.
+
+    Returns:
+        Data set, its epoch, shape, and number among the data set's batches of that
+        shape: int64, one a step each.
+
+    Example:
+        >>> lengths = Lengths(np.full(6, 3), np.full(6, 3))
+        >>> plan = make_plan([lengths], shapes=[Shape(3, 3)], sizes=[3], seed=0)
+        >>> [one.tolist() for one in places(plan, 0, 4)][:3]
+        [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
+    """
+    steps = np.arange(start, stop)
+    if plan.period:
+        rounds, at = np.divmod(steps, plan.period)
+        part = plan.turns[at].astype(np.int64)
+        turn = (
+            plan.before[at]
+            + rounds * np.array([sum(one.batches) for one in plan.parts])[part]
+        )
+    else:
+        part, turn = plan.turns[start:stop].astype(np.int64), plan.before[start:stop]
+    epoch, shape, number = (np.empty(len(steps), np.int64) for _ in range(3))
+    for one in np.unique(part):
+        batches = np.array(plan.parts[one].batches)
+        ends = np.cumsum(batches)
+        mine = np.flatnonzero(part == one)
+        epoch[mine], order = np.divmod(turn[mine], ends[-1])
+        for now in np.unique(epoch[mine]):
+            inside = epoch[mine] == now
+            key = (plan.seed, _ORDER, int(one), int(now))
+            found = permute(order[inside], int(ends[-1]), key)
+            shape[mine[inside]] = np.searchsorted(ends, found, side="right")
+            number[mine[inside]] = found
+        number[mine] -= (ends - batches)[shape[mine]]
+    return part, epoch, shape, number
+
+
+def rows_at(
+    plan: Plan, part: int, epoch: int, shape: int, at: np.ndarray
+) -> np.ndarray:
+    """Rows at some places of the order in which a shape's batches are filled.
+
+    The order is what shorter shapes left over, then the shape's own rows, shuffled.
+
+    Args:
+        plan: the plan.
+        part: which data set.
+        epoch: times that it was used up before.
+        shape: which shape.
+        at: places, int64.
+
+    Returns:
+        Row numbers, int64.
+
+    Example:
+        >>> lengths = Lengths(np.full(6, 3), np.full(6, 3))
+        >>> plan = make_plan([lengths], shapes=[Shape(3, 3)], sizes=[4], seed=0)
+        >>> sorted(rows_at(plan, 0, 0, 0, np.arange(6)).tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
+    one = plan.parts[part]
+    found = np.empty(len(at), np.int64)
+    begin = 0
+    for child in range(shape):
+        if plan.parents[child] == shape and one.left[child]:
+            here = (at >= begin) & (at < begin + one.left[child])
+            if here.any():
+                inner = at[here] - begin + one.batches[child] * plan.sizes[child]
+                found[here] = rows_at(plan, part, epoch, child, inner)
+            begin += one.left[child]
+    here = at >= begin
+    key = (plan.seed, _ROWS, part, epoch, shape)
+    inner = permute(at[here] - begin, one.own[shape], key)
+    found[here] = one.rows[sum(one.own[:shape]) + inner]
+    return found
+
+
+@functools.lru_cache(maxsize=4)  # steps are asked for in order
+def _window(plan: Plan, number: int) -> tuple[np.ndarray, ...]:
+    return places(plan, number * WINDOW, _end(plan, number))
+
+
+def _end(plan: Plan, number: int) -> int:
+    end = (number + 1) * WINDOW
+    return end if plan.period else min(end, len(plan.turns))
+
+
+def _mixed(plan: Plan, step: int, shape: int, fixed: int) -> Planned:
+    """The rows that a batch gets from the batches around it."""
+    number, at = divmod(step, WINDOW)
+    parts, epochs, shapes, numbers = _window(plan, number)
+    alike = np.flatnonzero(shapes == shape)
+    size = plan.sizes[shape]
+    free = size - fixed
+    mine = int(np.searchsorted(alike, at))
+    slots = permute(
+        mine * free + np.arange(free),
+        len(alike) * free,
+        (plan.seed, _MIX, number, shape),
+    )
+    batches, places_in = alike[slots // free], fixed + slots % free
+    rows = np.empty(free, np.int64)
+    code = parts[batches] * (epochs.max() + 1) + epochs[batches]
+    for one in np.unique(code):
+        here = code == one
+        part, epoch = divmod(int(one), int(epochs.max()) + 1)
+        inner = numbers[batches[here]] * size + places_in[here]
+        rows[here] = rows_at(plan, part, epoch, shape, inner)
+    whose = parts[batches].astype(np.int16)
+    return Planned(plan.shapes[shape], -1, whose, rows, epochs[batches])

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Encoding, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import processors
 
 from m3jax.core import files
 from m3jax.core.errors import InputError
@@ -192,17 +192,25 @@ def encode(
     Returns:
         One int32 array a text.
     """
-    return encode_counted(tokenizer, texts, max_length=max_length)[0]
+    return [
+        np.array(row.ids, np.int32) for row in _encoded(tokenizer, texts, max_length)
+    ]
 
 
 def encode_counted(
     tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int
 ) -> tuple[list[np.ndarray], int]:
     """Texts to ids as `encode` does it, and how many of them were cut."""
-    tokenizer.backend.enable_truncation(max_length)
-    found = tokenizer.backend.encode_batch_fast(list(texts))
-    rows = [np.asarray(row.ids, np.int32) for row in found]
+    found = _encoded(tokenizer, texts, max_length)
+    rows = [np.array(row.ids, np.int32) for row in found]
     return rows, sum(bool(row.overflowing) for row in found)
+
+
+def _encoded(
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int
+) -> Sequence[Encoding]:
+    tokenizer.backend.enable_truncation(max_length)
+    return tokenizer.backend.encode_batch_fast(list(texts))
 
 
 def encode_pairs(

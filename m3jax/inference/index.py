@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from m3jax.core import files
 from m3jax.core.errors import InputError
-from m3jax.data.records import json_object, string
-from m3jax.data.sources import lines
+from m3jax.data.fields import json_object, string
+from m3jax.data.lines import lines
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encode import as_texts
 from m3jax.inference.encoded import DENSE, Encoded, require_own
@@ -186,9 +186,11 @@ class Index:
         """
         folder = Path(folder)
         rows = [json_object(line, where=at) for at, line in lines(folder / PASSAGES)]
-        where = str(folder / PASSAGES)
-        ids = tuple(string(row, "_id", where=where) for row in rows)
-        texts = tuple(string(row, "text", where=where) for row in rows)
+        try:
+            ids = tuple(string(row, "_id") for row in rows)
+            texts = tuple(string(row, "text") for row in rows)
+        except InputError as error:
+            raise error.at(str(folder / PASSAGES)) from None
         encoded = Encoded.open(folder)
         if len(encoded) != len(ids):
             raise InputError(

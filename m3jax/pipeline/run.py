@@ -12,7 +12,7 @@ from typing import Any
 from m3jax.core import config as configs
 from m3jax.core import files
 from m3jax.core.errors import InputError
-from m3jax.data.pipeline import Data
+from m3jax.data.training_sets import Data
 
 
 def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
@@ -110,9 +110,13 @@ def describe(data: Data) -> dict[str, Any]:
         JSON values.
     """
     sets = {"dev": data.dev, "test": data.test}
+    training = {
+        one.name: {"rows": one.count, "fingerprint": one.scan.content}
+        for one in data.sets
+    }
     return {
         "data": {
-            "train": {"rows": len(data.rows), "fingerprint": _fingerprint(data.rows)},
+            "train": training.popitem()[1] if len(training) == 1 else training,
             **{
                 name: {
                     "queries": len(one.queries),

@@ -20,8 +20,8 @@ class Display:
         self._steps = steps
         self._every = max(steps // 20, 1)
         self._since = time.perf_counter()
-        self._recent: deque[tuple[float, float, float]] = deque(maxlen=10)
-        self._seconds, self._updates = 0.0, 0
+        self._recent: deque[tuple[float, float, float, float]] = deque(maxlen=10)
+        self._seconds, self._waited, self._updates = 0.0, 0.0, 0
         self._console = Console(stderr=True, soft_wrap=True)
         self._live = self._console.is_terminal
         self._bar = progress.Progress(
@@ -41,8 +41,15 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the bar as it is."""
+        """Leave the bar as it is, and say whether the data was fast enough."""
         self._bar.stop()
+        if self._updates:
+            share = self._waited / self._seconds
+            print(
+                f"{self._updates} updates in {self._seconds:,.0f} s, "
+                f"{share:.1%} of it waiting for data",
+                file=sys.stderr,
+            )
 
     def update(
         self,
@@ -51,6 +58,7 @@ class Display:
         *,
         queries: int,
         padded_tokens: int,
+        wait: float,
     ) -> dict[str, float]:
         """Show a step whose results are known.
 
@@ -59,19 +67,23 @@ class Display:
             values: its metrics.
             queries: queries in its batch.
             padded_tokens: tokens in its batch, padding included.
+            wait: seconds until its batch was there.
 
         Returns:
-            Queries and tokens a second, over the last ten steps at most, and the
-            share of the tokens in this batch that are real.
+            Queries and tokens a second and the share of the time spent waiting for
+            data, over the last ten steps at most, and the share of the tokens in this
+            batch that are real.
         """
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         self._seconds, self._updates = self._seconds + seconds, self._updates + 1
-        self._recent.append((seconds, queries, values["tokens"]))
-        spent, asked, read = (sum(x) for x in zip(*self._recent, strict=True))
+        self._waited += wait
+        self._recent.append((seconds, queries, values["tokens"], wait))
+        spent, asked, read, idle = (sum(x) for x in zip(*self._recent, strict=True))
         speed = {
             "queries_per_second": asked / spent,
             "tokens_per_second": read / spent,
+            "data_wait_share": idle / spent,
             "padding_efficiency": values["tokens"] / padded_tokens,
         }
         said = (

@@ -89,6 +89,7 @@ def train(
                 values,
                 queries=done.queries,
                 padded_tokens=done.padded_tokens,
+                wait=done.wait,
             )
             speed["data_wait_seconds"] = done.wait
             writer.write(done.step, values | speed)

@@ -90,6 +90,7 @@ def contrastive(
             where=batch.where,
             query_ids=batch.query_ids,
             passage_ids=batch.passage_ids,
+            in_batch=batch.in_batch,
         )
 
     def loss(

@@ -46,7 +46,7 @@ def write_plots(
     rate.plot(*series(rows, "learning_rate"), color="tab:orange", linewidth=1)
     rate.set_ylabel("learning rate", color="tab:orange")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    _save(figure, folder / "loss.png")
+    save(figure, folder / "loss.png")
 
     if positive is None or negative is None or not len(positive) or not len(negative):
         return
@@ -58,7 +58,7 @@ def write_plots(
     axes.axvline(selected, color="gray", linestyle=":", label="kept")
     axes.set(xlabel="step", ylabel="score", ylim=(0, 1), title="Dev set")
     axes.legend()
-    _save(figure, folder / "evaluation.png")
+    save(figure, folder / "evaluation.png")
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     bins = np.linspace(min(-0.2, positive.min(), negative.min()), 1, 61).tolist()
@@ -66,10 +66,19 @@ def write_plots(
         axes.hist(scores, bins=bins, density=True, alpha=0.6, label=label)
     axes.set(xlabel="cosine", ylabel="density", title="Scores after training")
     axes.legend()
-    _save(figure, folder / "scores.png")
+    save(figure, folder / "scores.png")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG file, whole or not at all, and close it.
+
+    Args:
+        figure: of pyplot.
+        path: the file.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     from matplotlib import pyplot
 
     temporary = path.with_name(f".{path.name}.tmp")

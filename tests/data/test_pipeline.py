@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,75 +13,59 @@ import pytest
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import make_mesh
 from m3jax.core.mesh_config import MeshConfig
-from m3jax.data import batches, pipeline, tokenize
-from m3jax.data.pipeline import DataConfig
+from m3jax.data import tokenize
+from m3jax.data.batches import Batcher
+from m3jax.data.pipeline import Stream, local_rows
 from m3jax.data.prompts import Prompts
-from m3jax.data.records import Pairs
-from m3jax.testing import TEXTS, tiny_tokenizer, write_jsonl
+from m3jax.testing import TEXTS
+from tests.mixtures import build, plain, texts_of
 
-ROWS = [
-    Pairs(f"question {i} {TEXTS[i % 3][: 4 * i]}", (f"answer {i} {TEXTS[i % 3]}",))
+PAIRS = [
+    {
+        "query": f"question {i} {TEXTS[i % 3][: 4 * i]}",
+        "pos": [f"answer {i} {TEXTS[i % 3]}"],
+        "neg": [f"no {j} of {i}" for j in range(i % 4)],
+    }
     for i in range(40)
 ]
-CONFIG = DataConfig(
-    batch_size=8, negatives=2, query_length=24, passage_length=32, buckets=(8, 16, 32)
-)
+LABELS = [{"text": TEXTS[i % 3][i:], "label": f"about {i % 3}"} for i in range(24)]
 
 
-def build(rows=ROWS, config: DataConfig = CONFIG, local=None) -> batches.Batcher:
-    texts = [text for row in rows for text in (row.query, *row.pos, *row.neg)]
-    tokenizer = tiny_tokenizer([*texts, "query: passage: ask:"], vocab_size=99)
-    return batches.Batcher(
-        rows=rows,
-        plan=pipeline.make_plan(config, rows, tokenizer, seed=0),
-        tokenizer=tokenizer,
-        prompts=config.prompts,
-        negatives=config.negatives,
-        query_length=config.query_length,
-        passage_length=config.passage_length,
-        local=np.arange(config.batch_size) if local is None else local,
-    )
+def mixture(folder: Path, **fields: Any) -> Batcher:
+    options = {"labels": {"in_batch_negatives": False}}
+    sets = {"pairs": PAIRS, "labels": LABELS}
+    given: dict[str, Any] = {"negatives": 2} | fields
+    return build(folder, sets, options=options, **given)
 
 
-def assert_equal(one, two) -> None:
+def assert_equal(one: Any, two: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def plain(text: str) -> str:
-    return text.replace(" ", "").replace("\u2581", "")
-
-
-def test_a_batch_holds_its_rows() -> None:
-    rows = [
-        Pairs("who", ("me",), ("you", "them", "us"), prompt="ask: "),
-        Pairs("what", ("that",), ("this",)),
-        Pairs("who", ("that", "that"), ()),
+def test_a_batch_holds_its_rows(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"query": "who", "pos": ["me"], "neg": ["you", "them", "us"]},
+        {"query": "what", "pos": ["that"], "neg": ["this"]},
+        {"query": "who", "pos": ["that", "that"]},
     ]
-    config = DataConfig(
+    rows[0]["prompt"] = "ask: "
+    batcher = build(
+        tmp_path,
+        {"a": rows},
         batch_size=3,
         negatives=2,
-        query_length=24,
-        passage_length=32,
         prompts=Prompts("query: ", "passage: "),
     )
-    batcher = build(rows, config)
     arrays = batcher(0)
-    decode = batcher.tokenizer.backend.decode
-    for place, row in enumerate(arrays["row"]):
-        record = rows[row]
-        real = arrays["query.mask"][place]
-        text = plain(decode(arrays["query.ids"][place][real].tolist()))
-        expected = (record.prompt or "query: ") + record.query
-        assert text == plain(expected)
+    for place, texts in enumerate(texts_of(batcher, arrays)):
+        row = rows[arrays["row"][place]]
+        assert texts[0] == plain(row.get("prompt", "query: ") + row["query"])
+        negatives = row.get("neg", [])
         there = arrays["where"][place]
-        assert there.tolist() == [True] + [len(record.neg) > i for i in range(2)]
-        found = []
-        for g in np.flatnonzero(there):
-            real = arrays["passage.mask"][place, g]
-            found.append(decode(arrays["passage.ids"][place, g][real].tolist()))
-        texts = [plain(text).removeprefix("passage:") for text in found]
-        assert texts[0] in record.pos and set(texts[1:]) <= set(record.neg)
-        assert len(set(texts[1:])) == len(texts[1:])
+        assert there.tolist() == [True] + [len(negatives) > i for i in range(2)]
+        found = [text.removeprefix("passage:") for text in texts[1:]]
+        assert found[0] in row["pos"] and set(found[1:]) <= set(negatives)
+        assert len(set(found[1:])) == len(found[1:])
         assert not arrays["passage.mask"][place][~there].any()
     place = {int(row): i for i, row in enumerate(arrays["row"])}
     ids = arrays["passage_ids"]
@@ -89,62 +74,139 @@ def test_a_batch_holds_its_rows() -> None:
     assert (ids[place[0], 0] != ids[place[1], 0]).any()
     # "who" with another prompt is another query.
     assert len({tuple(words) for words in arrays["query_ids"].tolist()}) == 3
+    assert arrays["in_batch"].all() and "teacher_scores" not in arrays
 
 
-def test_negatives_and_positives_are_drawn_anew() -> None:
-    row = Pairs("q", tuple("abcd"), tuple("efghijk"))
-    drawn = {
-        batches.draw(row, negatives=3, rng=np.random.default_rng((0, epoch, 5)))
-        for epoch in range(30)
-    }
-    assert {texts[0] for texts in drawn} == set("abcd")
-    assert {text for texts in drawn for text in texts[1:]} == set("efghijk")
-    assert all(len(set(texts[1:])) == 3 for texts in drawn)
-
-
-def test_tokens_fit_and_nothing_is_lost() -> None:
-    batcher = build()
+def test_tokens_fit_and_nothing_is_lost(tmp_path: Path) -> None:
+    batcher = mixture(tmp_path, homogeneity=0.5)
     for step in range(batcher.plan.steps_per_epoch):
         arrays = batcher(step)
         for kind, limit in (("query", 24), ("passage", 32)):
             mask = arrays[f"{kind}.mask"]
-            lengths = mask.sum(-1)
             assert mask.shape[-1] <= limit
             assert (arrays[f"{kind}.ids"][~mask] == batcher.tokenizer.pad_id).all()
-            if kind == "query":
-                expected = tokenize.encode(
-                    batcher.tokenizer,
-                    [ROWS[row].query for row in arrays["row"]],
-                    max_length=limit,
-                )
-                assert lengths.tolist() == [len(ids) for ids in expected]
+        expected = tokenize.encode(
+            batcher.tokenizer,
+            [
+                (PAIRS[row]["query"], LABELS[row % 24]["text"])[part]
+                for row, part in zip(arrays["row"], arrays["dataset"], strict=True)
+            ],
+            max_length=24,
+        )
+        for ids, mask, tokens in zip(
+            arrays["query.ids"], arrays["query.mask"], expected, strict=True
+        ):
+            assert_equal(ids[mask], tokens)
+
+
+def test_each_row_brings_what_its_data_set_says(tmp_path: Path) -> None:
+    sets = {"a": PAIRS, "b": LABELS}
+    options = {
+        "a": {"task": "search", "negatives": 1, "fill": "repeat"},
+        "b": {"prompts": ("label: ",), "symmetric": True, "in_batch_negatives": False},
+    }
+    fields = {
+        "prompts": Prompts("no", "passage: ", "Instruct: {task}\nQuery:"),
+        "instructions": {"search": ("find", "see")},
+        "homogeneity": 0.0,
+        "query_length": 64,
+    }
+    batcher = build(tmp_path, sets, options=options, negatives=2, **fields)
+    prompts = set()
+    for step in range(8):
+        arrays = batcher(step)
+        # All rows have room for the passages of the data set with the most.
+        assert arrays["where"].shape[1] == 3
+        for i, texts in enumerate(texts_of(batcher, arrays)):
+            if arrays["dataset"][i] == 0:
+                prompts.add(texts[0].split("question")[0])
+                assert all(text.startswith("passage:") for text in texts[1:])
+                assert arrays["in_batch"][i] and not arrays["where"][i, 2]
+            else:
+                assert all(text.startswith("label:") for text in texts)
+                assert not arrays["in_batch"][i] and len(texts) == 4
+    assert prompts == {"instruct:findquery:", "instruct:seequery:"}
+
+
+def test_scores_come_with_their_rows(tmp_path: Path) -> None:
+    rows = [{"sentence1": f"a {i}", "sentence2": "b", "score": i} for i in range(16)]
+    arrays = build(tmp_path, {"sts": rows})(1)
+    assert_equal(arrays["label"], arrays["row"].astype(np.float32))
+
+
+def test_teacher_scores_come_with_their_passages(tmp_path: Path) -> None:
+    rows = [
+        {"query": f"q{i}", "pos": ["p"], "neg": ["n"]}
+        | {"pos_scores": [i], "neg_scores": [-i]}
+        for i in range(8)
+    ]
+    options = {"a": {"teacher_scores": True}}
+    arrays = build(tmp_path, {"a": rows}, options=options, negatives=2)(0)
+    expected = np.stack([arrays["row"], -arrays["row"], 0 * arrays["row"]], 1)
+    assert_equal(arrays["teacher_scores"], expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("homogeneity", [1.0, 0.5])
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_hosts_together_make_the_batch(
+    tmp_path: Path, hosts: int, homogeneity: float
+) -> None:
+    whole = mixture(tmp_path, homogeneity=homogeneity)
+    for step in (2, 9):
+        expected = whole(step)
+        size = int(expected.pop("size"))
+        for host in range(hosts):
+            local = {size: np.arange(size).reshape(hosts, -1)[host]}
+            one = Batcher(whole.sets, whole.plan, whole.tokenizer, local)(step)
+            assert int(one.pop("size")) == size
+            assert_equal(one, {key: x[local[size]] for key, x in expected.items()})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_change_nothing_and_any_step_can_be_the_first(workers: int) -> None:
+def test_workers_change_nothing_and_any_step_can_be_the_first(
+    tmp_path: Path, workers: int
+) -> None:
     mesh = make_mesh(MeshConfig(fsdp=2))
-    batcher = build()
-    stream = pipeline.stream(batcher, mesh, start=3, stop=9, workers=workers)
-    found = list(stream)
-    assert len(found) == 6
+    batcher = mixture(tmp_path)
+    stream = Stream(batcher, mesh, start=3, stop=9, workers=workers)
+    found = [next(stream) for _ in range(2)]
+    state = stream.state()
+    found += list(stream)
+    stream.restore(state)
+    again = list(stream)
+    stream.close()
+    assert state == {"step": 5} and len(found) == 6
+    for one, other in zip(found[2:], again, strict=True):
+        assert_equal(one, other)
     for step, one in enumerate(found, start=3):
         arrays = batcher(step)
         assert_equal(one.query.ids, arrays["query.ids"])
         assert_equal(one.passage.mask, arrays["passage.mask"])
-        assert_equal(one.where, arrays["where"])
-        assert_equal(one.query_ids, arrays["query_ids"])
-        assert_equal(one.passage_ids, arrays["passage_ids"])
-        assert_equal(one.row, arrays["row"])
+        for name in ("where", "query_ids", "passage_ids", "in_batch", "row", "dataset"):
+            assert_equal(getattr(one, name), arrays[name])
         assert len(one.row.sharding.device_set) == 8
         assert one.passage.ids.addressable_shards[0].data.shape[0] == 1
 
 
-def test_hosts_together_make_the_batch() -> None:
-    whole = build()(2)
-    halves = [build(local=np.arange(8)[half::2])(2) for half in (0, 1)]
-    for name, array in whole.items():
-        assert_equal(array[0::2], halves[0][name])
-        assert_equal(array[1::2], halves[1][name])
+def test_a_source_that_changes_stops_the_run(tmp_path: Path) -> None:
+    batcher = mixture(tmp_path)
+    batcher(0)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(InputError, match=r"pairs\.jsonl: expected"):
+        for step in range(4):
+            batcher(step)
+
+
+def test_an_error_in_a_worker_ends_the_stream(tmp_path: Path) -> None:
+    batcher = mixture(tmp_path)
+    stream = Stream(batcher, make_mesh(MeshConfig()), start=0, stop=99, workers=2)
+    next(stream)
+    (tmp_path / "pairs.jsonl").unlink()
+    with pytest.raises(InputError, match=r"pairs\.jsonl"):
+        list(stream)
+    stream.close()
+    assert_no_children()
 
 
 def worker_memory() -> list[tuple[int, bool]]:
@@ -159,10 +221,18 @@ def worker_memory() -> list[tuple[int, bool]]:
     return found
 
 
+def assert_no_children() -> None:
+    deadline = time.time() + 10
+    while multiprocessing.active_children() and time.time() < deadline:
+        time.sleep(0.1)
+    assert multiprocessing.active_children() == []
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads Linux's /proc")
-def test_workers_are_small_and_touch_no_device() -> None:
+def test_workers_are_small_and_touch_no_device(tmp_path: Path) -> None:
+    before = dict(os.environ)
     mesh = make_mesh(MeshConfig())
-    stream = pipeline.stream(build(), mesh, start=0, stop=50, workers=2)
+    stream = Stream(mixture(tmp_path), mesh, start=0, stop=50, workers=2)
     next(stream)
     time.sleep(0.5)
     workers = worker_memory()
@@ -170,39 +240,11 @@ def test_workers_are_small_and_touch_no_device() -> None:
     assert all(size < 400 * 2**20 for size, _ in workers)
     # A backend would have started its thread pool.
     assert not any(backend for _, backend in workers)
-    stream.close()  # type: ignore[attr-defined]
-    deadline = time.time() + 10
-    while multiprocessing.active_children() and time.time() < deadline:
-        time.sleep(0.1)
-    assert multiprocessing.active_children() == []
-
-
-def test_workers_leave_the_environment_alone() -> None:
-    before = dict(os.environ)
-    list(pipeline.stream(build(), make_mesh(MeshConfig()), start=0, stop=1, workers=1))
     assert dict(os.environ) == before
+    stream.close()
+    assert_no_children()
 
 
-def test_open_data_holds_out_by_query(tmp_path: Path) -> None:
-    rows = [{"query": f"question {i % 900}", "pos": [f"p{i}"]} for i in range(1000)]
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
-    data = pipeline.open_data(DataConfig(train=str(path), batch_size=8))
-    assert data.dev is not None and data.test is None
-    held = set(data.dev.queries.values())
-    assert 5 <= len(held) <= 40
-    assert not held & {row.query for row in data.rows}
-    assert len(held) + len({row.query for row in data.rows}) == 900
-
-
-def test_too_little_data(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [{"query": "q", "pos": ["p"]}] * 5)
-    with pytest.raises(InputError, match=r"a\.jsonl: expected at least one batch of 8"):
-        pipeline.open_data(DataConfig(train=str(path), batch_size=8))
-
-
-def test_a_batch_that_does_not_divide() -> None:
-    mesh = make_mesh(MeshConfig(fsdp=2))
-    pipeline.check_batch(DataConfig(batch_size=32), mesh, sub_batches=4)
-    for size, sub_batches in ((12, 1), (16, 4), (0, 1)):
-        with pytest.raises(InputError, match=r"data\.batch_size: .* 8 shards"):
-            pipeline.check_batch(DataConfig(batch_size=size), mesh, sub_batches)
+def test_local_rows_are_those_of_the_devices_here() -> None:
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    assert local_rows(mesh, 8).tolist() == list(range(8))

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from m3jax.core.errors import InputError
-from m3jax.data.pipeline import DataConfig
+from m3jax.data.config import DataConfig
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.nn.lora import LoraConfig
-from m3jax.pipeline.train import Train, run_train
+from m3jax.pipeline.stage import Train
+from m3jax.pipeline.train import run_train
 from m3jax.training.optimizer import OptimizerConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"

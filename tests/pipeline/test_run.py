@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from m3jax.core.errors import InputError
-from m3jax.data.pipeline import Data
-from m3jax.data.records import Pairs, Retrieval
+from m3jax.data.config import DataConfig
+from m3jax.data.training_sets import open_data
 from m3jax.pipeline import run
+from m3jax.testing import write_jsonl
 
 CONFIG = {"train": {"seed": 0, "steps": 3}}
 LINEAGE = {"data": {"train": {"rows": 2, "fingerprint": "ab"}}, "versions": {}}
@@ -71,11 +72,19 @@ def test_other_data_is_noticed(tmp_path: Path) -> None:
     start(tmp_path / "run", lineage=LINEAGE | {"versions": {"jax": "9"}})
 
 
-def test_the_fingerprint_is_of_the_content() -> None:
-    def fingerprint(*rows: Pairs) -> str:
-        described = run.describe(Data(rows, None, Retrieval({}, {}, {})))
-        return described["data"]["train"]["fingerprint"]
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    def fingerprint(*rows: dict) -> str:
+        # Each time another file, written at another time.
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        path = write_jsonl(folder / "a.jsonl", rows)
+        config = DataConfig(
+            train=str(path), dev="builtin", batch_size=1, cache=str(folder)
+        )
+        return run.describe(open_data(config))["data"]["train"]["fingerprint"]
 
-    one, two = Pairs("a", ("b",)), Pairs("c", ("d",), ("e",))
+    one, two = {"query": "a", "pos": ["b"]}, {"query": "c", "pos": ["d"], "neg": ["e"]}
+    other = two | {"neg": ["f"]}
     assert fingerprint(one, two) == fingerprint(one, two)
-    assert len({fingerprint(one, two), fingerprint(two, one), fingerprint(one)}) == 3
+    given = [(one, two), (two, one), (one,), (one, other), (one, one)]
+    assert len({fingerprint(*rows) for rows in given}) == len(given)

@@ -38,7 +38,9 @@ def batch() -> Batch:
         where=np.ones((SIZE, 1), bool),
         query_ids=np.arange(2 * SIZE, dtype=np.uint32).reshape(SIZE, 2),
         passage_ids=np.arange(2 * SIZE, dtype=np.uint32).reshape(SIZE, 1, 2),
+        in_batch=np.ones(SIZE, bool),
         row=np.arange(SIZE, dtype=np.int32),
+        dataset=np.zeros(SIZE, np.int32),
     )
 
 

@@ -24,7 +24,9 @@ def batch() -> Batch:
         where=np.ones((4, 1), bool),
         query_ids=words,
         passage_ids=words[:, None],
+        in_batch=np.ones(4, bool),
         row=np.arange(4),
+        dataset=np.zeros(4, int),
     )
 
 

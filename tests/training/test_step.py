@@ -40,7 +40,9 @@ def batch(seed: int, size: int = SIZE) -> Batch:
         where=where,
         query_ids=rng.integers(0, 5, (size, 2)).astype(np.uint32),
         passage_ids=rng.integers(0, 9, (size, 2, 2)).astype(np.uint32),
+        in_batch=rng.random(size) > 0.3,
         row=np.arange(size, dtype=np.int32),
+        dataset=np.zeros(size, np.int32),
     )
 
 

@@ -1,0 +1,233 @@
+"""Retrieval tasks: folders in BEIR's layout."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from m3jax.core.errors import InputError
+from m3jax.data.corpora import json_lines, named, passage_text
+from m3jax.data.fields import string, utf8
+from m3jax.data.lines import lines, near_name
+from m3jax.data.records import Retrieval
+
+QRELS_HEADER = ["query-id", "corpus-id", "score"]
+
+
+def read_beir(folder: str | Path, split: str = "test") -> Retrieval:
+    r"""Read a retrieval task from a folder in BEIR's layout.
+
+    The folder holds `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`,
+    `text`), each plain or as `.gz` or `.zst`, and `qrels/{split}.tsv`. As in BEIR, a
+    passage is its title, a space and its text, and a query stays only if some passage
+    is judged above 0 for it.
+
+    Args:
+        folder: the folder.
+        split: which file of judgements.
+
+    Returns:
+        The task.
+
+    Raises:
+        InputError: a file is missing, a line is bad, or nothing is left to score.
+
+    Example:
+        >>> import tempfile
+        >>> task = Path(tempfile.mkdtemp())
+        >>> (task / "qrels").mkdir()
+        >>> passage = '{"_id": "p", "title": "Sum", "text": "It is 4."}'
+        >>> _ = (task / "corpus.jsonl").write_text(passage)
+        >>> query = '{"_id": "q", "text": "2 + 2?"}'
+        >>> _ = (task / "queries.jsonl").write_text(query)
+        >>> qrels = "query-id\tcorpus-id\tscore\nq\tp\t1\n"
+        >>> _ = (task / "qrels" / "test.tsv").write_text(qrels)
+        >>> read_beir(task).corpus
+        {'p': 'Sum It is 4.'}
+    """
+    files = beir_files(folder, split)
+    corpus = _texts(files.corpus, passage_text)
+    if not corpus:
+        raise InputError("a passage a line", "an empty file", where=str(files.corpus))
+    queries = _texts(files.queries, query_text)
+    judged = _qrels(files.qrels, queries, corpus)
+    qrels = {q: grades for q, grades in judged.items() if max(grades.values()) > 0}
+    if not qrels:
+        raise nothing_answers(files.qrels)
+    return Retrieval({query: queries[query] for query in qrels}, corpus, qrels)
+
+
+@dataclass(frozen=True)
+class BeirFiles:
+    """The files of a folder in BEIR's layout.
+
+    Attributes:
+        corpus: the passages.
+        queries: the queries.
+        qrels: the judgements.
+    """
+
+    corpus: Path
+    queries: Path
+    qrels: Path
+
+
+def beir_files(folder: str | Path, split: str) -> BeirFiles:
+    """Find the files of a folder in BEIR's layout.
+
+    Args:
+        folder: the folder.
+        split: which file of judgements.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: there is no such folder, or one of the files is missing.
+
+    Example:
+        >>> beir_files("no_such_folder", "test")
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: no_such_folder: expected a folder in BEIR's \
+layout, found nothing of that name
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing of that name"
+        raise InputError(
+            "a folder in BEIR's layout", found, where=str(folder), do=near_name(folder)
+        )
+    corpus, queries = json_lines(folder, "corpus"), json_lines(folder, "queries")
+    qrels = folder / "qrels" / f"{split}.tsv"
+    if not qrels.exists():
+        splits = sorted(file.stem for file in qrels.parent.glob("*.tsv"))
+        do = f"Splits in this folder: {', '.join(splits)}." if splits else ""
+        raise InputError("a file of judgements", "none", where=str(qrels), do=do)
+    return BeirFiles(corpus, queries, qrels)
+
+
+def judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    r"""Read a file of judgements in BEIR's layout.
+
+    Args:
+        path: a header, then query id, passage id and grade, with tabs between.
+
+    Yields:
+        Where the line stands, query id, passage id and grade.
+
+    Raises:
+        InputError: the file cannot be read, or a line is bad.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "test.tsv")
+        >>> _ = file.write_text("query-id\tcorpus-id\tscore\nq\tp\t1\n")
+        >>> [judgement[1:] for judgement in judgements(file)]
+        [('q', 'p', 1)]
+    """
+    header = True
+    for where, line in lines(path):
+        columns = utf8(line, where=where).split("\t")
+        if header:
+            _require_header(columns, where)
+            header = False
+        else:
+            yield where, *_judgement(columns, where)
+
+
+def query_text(row: Mapping[str, object]) -> str:
+    """Take the text of a query out of its row.
+
+    Args:
+        row: an object with `text`.
+
+    Returns:
+        The text; it may be empty.
+
+    Raises:
+        InputError: there is no text, or it is no string.
+
+    Example:
+        >>> query_text({"_id": "q", "text": "2 + 2?", "title": "not part of it"})
+        '2 + 2?'
+    """
+    return string(row, "text")
+
+
+def nothing_answers(path: Path) -> InputError:
+    """What is wrong with a file of judgements without any above 0.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The error.
+
+    Example:
+        >>> str(nothing_answers(Path("test.tsv")))
+        'test.tsv: expected a query with an answer, found no judgement above 0'
+    """
+    found = "no judgement above 0"
+    return InputError("a query with an answer", found, where=str(path))
+
+
+def unknown_id(name: str, what: str, where: str) -> InputError:
+    """What is wrong with a judgement of something that is not there.
+
+    Args:
+        name: the id.
+        what: query or passage.
+        where: the file and line number.
+
+    Returns:
+        The error.
+
+    Example:
+        >>> str(unknown_id("q9", "query", "test.tsv:2"))
+        "test.tsv:2: query-id: expected the _id of a query, found 'q9'"
+    """
+    column = "query-id" if what == "query" else "corpus-id"
+    return InputError(f"the _id of a {what}", repr(name), where=f"{where}: {column}")
+
+
+def _texts(path: Path, read: Callable[[Mapping[str, object]], str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for where, line in lines(path):
+        name, text = named(line, where=where, read=read)
+        if name in texts:
+            raise InputError("a new _id", f"{name!r} again", where=f"{where}: _id")
+        texts[name] = text
+    return texts
+
+
+def _qrels(
+    path: Path, queries: Mapping[str, str], corpus: Mapping[str, str]
+) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for where, query, passage, grade in judgements(path):
+        if query not in queries:
+            raise unknown_id(query, "query", where)
+        if passage not in corpus:
+            raise unknown_id(passage, "passage", where)
+        qrels.setdefault(query, {})[passage] = grade
+    return qrels
+
+
+def _require_header(columns: list[str], where: str) -> None:
+    if columns != QRELS_HEADER:
+        # Skipped unread, a first judgement would be lost without a word.
+        raise InputError(
+            f"the header {' '.join(QRELS_HEADER)!r}, with tabs",
+            repr(" ".join(columns)),
+            where=where,
+        )
+
+
+def _judgement(columns: list[str], where: str) -> tuple[str, str, int]:
+    if len(columns) != 3:
+        raise InputError("3 columns with tabs between", str(len(columns)), where=where)
+    query, passage, grade = columns
+    try:
+        return query, passage, int(grade)
+    except ValueError:
+        where = f"{where}: score"
+        raise InputError("an integer", repr(grade), where=where) from None

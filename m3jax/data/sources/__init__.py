@@ -1,0 +1,1 @@
+"""Where rows come from: one random-access source for every kind of file."""

@@ -1,0 +1,76 @@
+"""The flags of a program that reads a config: its own, and every field of the stage."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from m3jax.core import config
+from m3jax.core.errors import InputError
+
+if TYPE_CHECKING:
+    from m3jax.pipeline.stage import Train
+
+T = TypeVar("T")
+
+
+def parse(
+    program: type[T], args: Sequence[str], *, prog: str, description: str
+) -> tuple[T, "Train", str]:
+    """Read the config that `--config` names, and the flags that change it.
+
+    Args:
+        program: a dataclass of the program's own flags, with the fields config and
+            size first, both str or None by default.
+        args: the words of the command line.
+        prog: what the user typed, for `--help`.
+        description: the first lines of `--help`.
+
+    Returns:
+        The program's own flags, the stage, and a name for what it writes: of the
+        config and its size.
+
+    Raises:
+        InputError: there is no such config, it makes no stage, or a flag is wrong.
+        SystemExit: with 0, after `--help`.
+    """
+    path, size = _word(args, "--config"), _word(args, "--size")
+    if path is None:
+        # Either this prints the help and ends, or it says that --config is needed.
+        config.parse_flags(program, args, prog=prog, description=description)
+        raise InputError("a value", "none", where="--config")
+    stage = config.call(config.load(path), size=size, where=path)
+
+    import tyro
+
+    from m3jax.pipeline.stage import Train  # takes longer than --help may
+
+    if not isinstance(stage, Train):
+        found = type(stage).__name__
+        raise InputError("get_config to return a Train", found, where=path)
+    bare: Any = tyro.conf.arg(name="")
+    flags = dataclasses.make_dataclass(
+        "Flags",
+        [("program", Annotated[program, bare]), ("stage", Annotated[Train, bare])],
+        frozen=True,
+    )
+    given: Any = program
+    parsed = config.parse_flags(
+        flags,
+        args,
+        prog=prog,
+        description=description,
+        default=flags(given(path, size), stage),
+    )
+    name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
+    return parsed.program, parsed.stage, name
+
+
+def _word(args: Sequence[str], flag: str) -> str | None:
+    """The value of a flag that decides what the other flags are."""
+    for i, word in enumerate(args):
+        if word.startswith(f"{flag}="):
+            return word.split("=", 1)[1]
+        if word == flag and i + 1 < len(args):
+            return args[i + 1]
+    return None

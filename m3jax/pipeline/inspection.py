@@ -1,0 +1,365 @@
+"""What there is to know of a run's data before it is trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from m3jax.core.mesh import axis_sizes
+from m3jax.core.progress import bar
+from m3jax.data import batching, statistics, tokenize
+from m3jax.data.batches import Batcher, TrainingSet
+from m3jax.data.plan import Plan, places
+from m3jax.data.samples import Sample, count_tokens, samples
+from m3jax.data.statistics import Filled, Negatives, Percentiles, Repeats
+from m3jax.data.tokenize import Tokenizer
+from m3jax.data.training_sets import Data, Opened, measure, open_data, token_counts
+from m3jax.pipeline.origin import check_prompts, choose_tokenizer, open_origin
+from m3jax.pipeline.stage import Train, check, steps_of
+
+# Steps drawn where that is not told, and steps among which a sample is looked for.
+_DRAWN, _LOOKED_AT = 2_000, 100_000
+# Batches whose tokens are counted, and rows of each.
+_COUNTED, _COUNTED_ROWS = 100, 20
+
+
+@dataclass(frozen=True)
+class Side:
+    """The queries or the passages of a data set, in tokens.
+
+    Attributes:
+        tokens: how long they are, before anything is cut off.
+        kept: tokens kept.
+        cut: share of the rows that lose some; of passages, of the longest of a row.
+    """
+
+    tokens: Percentiles
+    kept: int
+    cut: float
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """A data set.
+
+    Attributes:
+        name: in tables.
+        kind: of its records.
+        rows: good and bad.
+        trained_on: rows that are trained on.
+        share: of the steps, as asked for.
+        times: how often the run reads it.
+        languages: language -> rows, of those that tell one.
+        query: its queries.
+        passage: the longest passage of each row.
+        group: passages of each query.
+        in_batch: whether passages of other queries are negatives.
+        negatives: that its rows bring.
+        repeats: rows that repeat others.
+        dropped: why rows are left out -> how many; "remainder" is of each epoch.
+        reasons: what is wrong with the first bad rows.
+        samples: rows as they reach the model.
+    """
+
+    name: str
+    kind: str
+    rows: int
+    trained_on: int
+    share: float
+    times: float
+    languages: Mapping[str, int]
+    query: Side
+    passage: Side
+    group: int
+    in_batch: bool
+    negatives: Negatives
+    repeats: Repeats
+    dropped: Mapping[str, int]
+    reasons: Sequence[str]
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class ShapeFacts:
+    """A shape that batches are padded to.
+
+    Attributes:
+        query_length: tokens of a query, padding included.
+        passage_length: tokens of a passage, padding included.
+        size: queries in a batch.
+        groups: passages of each query, of the data sets that have such batches.
+        batches: while each data set is read once.
+        rows: in them.
+        share: of the steps.
+        query: share of the queries' tokens that is no padding.
+        passage: share of the passages' tokens that is no padding.
+        efficiency: of both.
+    """
+
+    query_length: int
+    passage_length: int
+    size: int
+    groups: Sequence[int]
+    batches: int
+    rows: int
+    share: float
+    query: float
+    passage: float
+    efficiency: float
+
+
+@dataclass(frozen=True)
+class Totals:
+    """All batches together.
+
+    Attributes:
+        steps: of the run.
+        steps_per_epoch: that read each data set once.
+        rows_per_epoch: queries in them.
+        tokens_per_epoch: tokens of an epoch, padding included.
+        programs: forms of batches; each is compiled once.
+        query: share of the queries' tokens that is no padding.
+        passage: share of the passages' tokens that is no padding.
+        efficiency: of both, by the lengths that were measured.
+        random_size: rows in a batch of `random_efficiency`.
+        random_efficiency: of batches that do not look at lengths.
+        counted_batches: batches whose tokens were counted.
+        counted_rows: rows that were looked at in them.
+        counted_efficiency: of these.
+        counted_by_lengths: the same rows by the lengths that were measured; the two
+            differ where a row has several prompts, positives or negatives.
+    """
+
+    steps: int
+    steps_per_epoch: int
+    rows_per_epoch: int
+    tokens_per_epoch: int
+    programs: int
+    query: float
+    passage: float
+    efficiency: float
+    random_size: int
+    random_efficiency: float
+    counted_batches: int
+    counted_rows: int
+    counted_efficiency: float
+    counted_by_lengths: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that the tables tell.
+
+    Attributes:
+        devices: that batches are divided among.
+        multiple: what sizes of batches are multiples of.
+        sets: the data sets.
+        shapes: what batches are padded to.
+        totals: of all batches.
+    """
+
+    devices: int
+    multiple: int
+    sets: Sequence[SetFacts]
+    shapes: Sequence[ShapeFacts]
+    totals: Totals
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What the pictures show.
+
+    Attributes:
+        sets: the data sets.
+        plan: of their batches.
+        part: data set of each step.
+        shape: shape of each step.
+        filled: tokens of each shape.
+    """
+
+    sets: Sequence[TrainingSet]
+    plan: Plan
+    part: np.ndarray
+    shape: np.ndarray
+    filled: Sequence[Filled]
+
+
+def inspect(
+    stage: Train,
+    *,
+    tokenizer: str | None = None,
+    devices: int | None = None,
+    samples: int = 3,
+    steps: int | None = None,
+) -> tuple[Inspection, Drawn]:
+    """Open, measure and plan the data of a stage as its training would.
+
+    Args:
+        stage: the config.
+        tokenizer: folder of a tokenizer that takes the place of the run's.
+        devices: that the run will have; None = those here.
+        samples: rows shown of each data set.
+        steps: that are drawn; None = those of the run, at most 2,000.
+
+    Returns:
+        Numbers, and what the pictures show.
+
+    Raises:
+        InputError: config and data do not fit together.
+    """
+    stage, origin = open_origin(stage)
+    check(stage)
+    devices = len(jax.devices()) if devices is None else devices
+    by_data, by_fsdp, _ = axis_sizes(stage.mesh, devices)
+    multiple = by_data * by_fsdp * stage.objective.sub_batches
+    batching.check_sizes(stage.data, multiple)
+    given = None if tokenizer is None else tokenize.load(tokenizer)
+    data = open_data(stage.data)
+    chosen = given or choose_tokenizer(stage, data, origin)
+    check_prompts(stage, chosen)
+    sets = measure(stage.data, data, chosen)
+    plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
+    run_steps = steps_of(stage, plan)
+    steps = min(run_steps, _DRAWN) if steps is None else steps
+    plan = plan.lasting(max(steps, min(run_steps, _LOOKED_AT)))
+    batcher = Batcher(sets, plan, chosen, {})
+
+    found = statistics.padding(plan, sets)
+    filled = statistics.weighed(plan, found)
+    facts = Inspection(
+        devices,
+        multiple,
+        _sets(stage, data, batcher, run_steps, samples),
+        _shapes(plan, sets, found, filled),
+        _totals(stage, batcher, filled, run_steps),
+    )
+    part, _, shape, _ = places(plan, 0, steps)
+    return facts, Drawn(sets, plan, part, shape, filled)
+
+
+def _sets(
+    stage: Train, data: Data, batcher: Batcher, steps: int, count: int
+) -> tuple[SetFacts, ...]:
+    plan = batcher.plan
+    shares = statistics.shares(plan)
+    found = []
+    for number, (opened, one) in enumerate(zip(data.sets, batcher.sets, strict=True)):
+        scan, part = opened.scan, plan.parts[number]
+        query, passage = _uncut(stage, opened, one, batcher.tokenizer)
+        facts = SetFacts(
+            name=opened.name,
+            kind=scan.kind,
+            rows=scan.rows + scan.bad,
+            trained_on=opened.count,
+            share=shares[number],
+            times=shares[number] * steps / sum(part.batches),
+            languages=dict(scan.languages),
+            query=_side(query, one.query_length),
+            passage=_side(passage, one.passage_length),
+            group=one.group,
+            in_batch=opened.config.in_batch_negatives,
+            negatives=statistics.negatives(scan, opened.kept),
+            repeats=statistics.repeats(scan, opened.kept),
+            dropped={**opened.dropped, "remainder": part.dropped},
+            reasons=scan.reasons,
+            samples=samples(batcher, number, count),
+        )
+        found.append(facts)
+    return tuple(found)
+
+
+def _uncut(
+    stage: Train, opened: Opened, one: TrainingSet, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of the query and of the longest passage of each row trained on."""
+    counts = token_counts(opened, stage.data, tokenizer)
+    query, passage = counts.query, counts.passage
+    if opened.scan.kind == "labelled" and opened.config.labels == "text":
+        texts = [one.passage_prompt + label for label in one.rows.labels]
+        found = tokenize.encode(tokenizer, texts, max_length=10**6)
+        passage = np.zeros(len(query), np.int64)
+        for rows, tokens in zip(one.rows.by_label.values(), found, strict=True):
+            passage[rows] = len(tokens)
+    if opened.kept is None:
+        return query, passage
+    return query[opened.kept], passage[opened.kept]
+
+
+def _side(lengths: np.ndarray, kept: int) -> Side:
+    cut = float((lengths > kept).mean())
+    return Side(statistics.percentiles(lengths), kept, cut)
+
+
+def _shapes(
+    plan: Plan,
+    sets: Sequence[TrainingSet],
+    found: Sequence[Sequence[Filled]],
+    filled: Sequence[Filled],
+) -> tuple[ShapeFacts, ...]:
+    steps = sum(one.batches for one in filled)
+    facts = []
+    for number, (shape, one) in enumerate(zip(plan.shapes, filled, strict=True)):
+        each = sum((cells[number] for cells in found), start=Filled())
+        groups = {
+            statistics.group_of(plan, sets, part, number)
+            for part, cells in enumerate(found)
+            if cells[number].batches
+        }
+        facts.append(
+            ShapeFacts(
+                shape.query_length,
+                shape.passage_length,
+                plan.sizes[number],
+                tuple(sorted(groups)),
+                round(each.batches),
+                round(each.rows),
+                one.batches / steps,
+                *_shares(one),
+            )
+        )
+    return tuple(facts)
+
+
+def _totals(
+    stage: Train, batcher: Batcher, filled: Sequence[Filled], steps: int
+) -> Totals:
+    plan, sets = batcher.plan, batcher.sets
+    every = sum(filled, start=Filled())
+    config = stage.data
+    by_size = not (config.batch_tokens or config.preset or config.bucket_sizes)
+    mean = max(1, round(every.rows / every.batches))
+    random_size = config.batch_size if by_size else mean
+    last = plan.steps_per_epoch if plan.period else len(plan.turns)
+    looked_at = np.unique(np.linspace(0, last - 1, _COUNTED).astype(int)).tolist()
+    with bar("count tokens", len(looked_at), "batches") as advance:
+        counted = count_tokens(
+            batcher,
+            looked_at,
+            [statistics.present(one) for one in sets],
+            rows=_COUNTED_ROWS,
+            advance=advance,
+        )
+    return Totals(
+        steps,
+        plan.steps_per_epoch,
+        round(every.rows),
+        round(every.space),
+        statistics.programs(plan, sets),
+        *_shares(every),
+        random_size,
+        statistics.random_efficiency(plan, sets, random_size, seed=stage.seed),
+        counted.batches,
+        counted.rows,
+        counted.found.efficiency,
+        counted.by_lengths.efficiency,
+    )
+
+
+def _shares(one: Filled) -> tuple[float, float, float]:
+    """Share of real tokens: of queries, of passages, of both; 0 of nothing."""
+    return (
+        one.query / max(one.query_space, 1),
+        one.passage / max(one.passage_space, 1),
+        one.tokens / max(one.space, 1),
+    )

@@ -1,0 +1,172 @@
+"""What a stage of training is made of, and which values no run can have."""
+
+import math
+from dataclasses import dataclass, field
+
+from m3jax.core.errors import InputError
+from m3jax.core.mesh_config import MeshConfig
+from m3jax.data.config import DataConfig
+from m3jax.data.plan import Plan
+from m3jax.data.vocabulary import TokenizerConfig
+from m3jax.losses.contrastive import BLOCKS
+from m3jax.nn.embedding import EmbeddingConfig
+from m3jax.nn.lora import LoraConfig
+from m3jax.nn.qwen import QwenConfig
+from m3jax.training.objectives import ContrastiveConfig
+from m3jax.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Train:
+    """One stage of training."""
+
+    init: str | None = None
+    """Model to go on from: a hub id, a model folder or a finished run; by default
+    parameters are random. It brings its tokenizer, its prompts and its shape; of
+    `model` only dtype and remat hold, and pooling where the folder states none."""
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=0))
+    objective: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    steps: int = 1_000
+    """Updates in all."""
+    epochs: float | None = None
+    """Passes over the data, in place of steps."""
+    examples: int | None = None
+    """Queries to train on in all, in place of steps."""
+    evaluate_every: int = 100
+    """Updates between two evaluations on the dev set, each with a checkpoint."""
+    seed: int = 0
+    """Decides the first parameters, the order of the data and the dropout."""
+
+
+def check(stage: Train) -> None:
+    """Refuse numbers that no run can have, before anything is read.
+
+    Args:
+        stage: the config.
+
+    Raises:
+        InputError: names the field.
+    """
+    data, encoder, objective = stage.data, stage.model.encoder, stage.objective
+    lengths = (data.query_length, data.passage_length)
+    at_least = {
+        "steps": (stage.steps, 1),
+        "evaluate_every": (stage.evaluate_every, 1),
+        "seed": (stage.seed, 0),
+        "data.negatives": (data.negatives, 0),
+        "data.workers": (data.workers, 0),
+        "data.batch_size": (data.batch_size, 1),
+        "data.batch_tokens": (data.batch_tokens, 0),
+        "data.shapes": (data.shapes, 1),
+        "data.length_multiple": (data.length_multiple, 1),
+        "optimizer.learning_rate": (stage.optimizer.learning_rate, 0),
+        "data.query_length": (data.query_length, 3),
+        "data.passage_length": (data.passage_length, 3),
+        "data.buckets": (min(data.buckets, default=3), 3),
+        "tokenizer.vocab_size": (stage.tokenizer.vocab_size, 10),
+        "model.encoder.hidden": (encoder.hidden, 1),
+        "model.encoder.layers": (encoder.layers, 1),
+        "model.encoder.heads": (encoder.heads, 1),
+        "model.encoder.mlp": (encoder.mlp, 1),
+        "objective.sub_batches": (objective.sub_batches, 1),
+        "lora.rank": (stage.lora.rank, 0),
+    }
+    rules = [
+        (found >= least, name, f"at least {least}", found)
+        for name, (found, least) in at_least.items()
+    ]
+    rules += [
+        (
+            0 <= data.homogeneity <= 1,
+            "data.homogeneity",
+            "a share from 0 to 1",
+            data.homogeneity,
+        ),
+        (
+            data.temperature is None or data.temperature > 0,
+            "data.temperature",
+            "above 0",
+            data.temperature,
+        ),
+        (
+            stage.epochs is None or stage.examples is None,
+            "epochs",
+            "epochs or examples",
+            "both",
+        ),
+        (
+            stage.epochs is None or 0 < stage.epochs < float("inf"),
+            "epochs",
+            "above 0",
+            stage.epochs,
+        ),
+        (
+            stage.examples is None or stage.examples > 0,
+            "examples",
+            "above 0",
+            stage.examples,
+        ),
+        (
+            max(lengths) <= encoder.max_length,
+            "data lengths",
+            f"at most {encoder.max_length} tokens, by model.encoder.max_positions",
+            max(lengths),
+        ),
+        (
+            isinstance(encoder, QwenConfig)
+            or encoder.hidden % max(encoder.heads, 1) == 0,
+            "model.encoder.heads",
+            f"a divisor of hidden={encoder.hidden}",
+            encoder.heads,
+        ),
+        (
+            isinstance(encoder, QwenConfig) or 0 <= encoder.dropout < 1,
+            "model.encoder.dropout",
+            "a share from 0 to below 1",
+            getattr(encoder, "dropout", 0),
+        ),
+        (
+            objective.temperature > 0,
+            "objective.temperature",
+            "above 0",
+            objective.temperature,
+        ),
+        (
+            bool(objective.negatives) and set(objective.negatives) <= set(BLOCKS),
+            "objective.negatives",
+            f"one or more of {', '.join(BLOCKS)}",
+            ", ".join(objective.negatives) or "none",
+        ),
+        (
+            0 <= stage.optimizer.warmup <= 1,
+            "optimizer.warmup",
+            "a share from 0 to 1",
+            stage.optimizer.warmup,
+        ),
+    ]
+    for holds, where, expected, found in rules:
+        if not holds:
+            raise InputError(expected, f"{found}", where=where)
+
+
+def steps_of(stage: Train, plan: Plan) -> int:
+    """Updates in all, also where epochs or examples are asked for.
+
+    Args:
+        stage: the config.
+        plan: of its data.
+
+    Returns:
+        At least 1.
+    """
+    if stage.epochs is not None:
+        return max(1, round(stage.epochs * plan.steps_per_epoch))
+    if stage.examples is not None:
+        each = plan.rows_per_epoch / plan.steps_per_epoch
+        return max(1, math.ceil(stage.examples / each))
+    return stage.steps

@@ -1,0 +1,197 @@
+import gzip
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow
+import pytest
+
+from m3jax.core.errors import InputError
+from m3jax.data.retrieval import read_beir
+
+CORPUS = [
+    {"_id": "p1", "title": "Sum", "text": "It is 4."},
+    {"_id": "p2", "title": "", "text": "It is 5."},
+    {"_id": "p3", "text": "No title.", "metadata": {}},
+    {"_id": "p4", "title": None, "text": ""},
+]
+QUERIES = [
+    {"_id": "q1", "text": "2 + 2?"},
+    {"_id": "q2", "text": "2 + 3?", "title": "not part of a query"},
+    {"_id": "q3", "text": "never judged"},
+    {"_id": "q4", "text": "judged, but nothing answers"},
+]
+HEADER = "query-id\tcorpus-id\tscore\n"
+QRELS = HEADER + "q2\tp2\t2\nq1\tp1\t1\nq1\tp2\t0\nq4\tp1\t0\n"
+
+
+def json_lines(rows: Sequence[Mapping[str, object]]) -> bytes:
+    return b"\n".join(json.dumps(row).encode() for row in rows)
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_bytes(json_lines(CORPUS))
+    (tmp_path / "queries.jsonl").write_bytes(json_lines(QUERIES))
+    (tmp_path / "qrels" / "test.tsv").write_text(QRELS)
+    return tmp_path
+
+
+def test_read_beir(beir: Path):
+    task = read_beir(beir)
+    texts = ["Sum It is 4.", "It is 5.", "No title.", ""]
+    assert task.corpus == dict(zip(["p1", "p2", "p3", "p4"], texts, strict=True))
+    assert task.queries == {"q1": "2 + 2?", "q2": "2 + 3?"}
+    assert task.qrels == {"q1": {"p1": 1, "p2": 0}, "q2": {"p2": 2}}
+
+
+def test_read_beir_reads_the_named_split_and_windows_line_ends(beir: Path):
+    (beir / "qrels" / "dev.tsv").write_bytes(
+        (HEADER + "q3\tp4\t1").replace("\n", "\r\n").encode()
+    )
+    assert read_beir(str(beir), "dev").qrels == {"q3": {"p4": 1}}
+
+
+def zstd(content: bytes) -> bytes:
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zstd)])
+def test_read_beir_reads_packed_files(
+    beir: Path, ending: str, pack: Callable[[bytes], bytes]
+):
+    plain = read_beir(beir)
+    for name in ["corpus.jsonl", "queries.jsonl"]:
+        file = beir / name
+        (beir / f"{name}{ending}").write_bytes(pack(file.read_bytes()))
+        file.unlink()
+    assert read_beir(beir) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("corpus.jsonl", b"{]", "corpus.jsonl:1: expected a line of JSON"),
+        ("corpus.jsonl", b"[]", "corpus.jsonl:1: expected a JSON object, found a list"),
+        ("corpus.jsonl", b"\xff", "corpus.jsonl:1: expected UTF-8"),
+        ("corpus.jsonl", b"\n", "corpus.jsonl: expected a passage a line"),
+        (
+            "corpus.jsonl",
+            b'\n{"id": "p1", "text": ""}',
+            "corpus.jsonl:2: expected the key '_id', found only 'id', 'text'",
+        ),
+        ("corpus.jsonl", b'{"_id": "p1"}', "corpus.jsonl:1: expected the key 'text'"),
+        (
+            "corpus.jsonl",
+            b'{"_id": "p", "text": ["t"]}',
+            "corpus.jsonl:1: text: expected a string, found a list",
+        ),
+        (
+            "corpus.jsonl",
+            b'{"_id": "p", "title": 1, "text": ""}',
+            "corpus.jsonl:1: title: expected a string, found a number",
+        ),
+        (
+            "corpus.jsonl",
+            b'{"_id": "p", "text": "a"}\n{"_id": "p", "text": "a"}',
+            "corpus.jsonl:2: _id: expected a new _id, found 'p' again",
+        ),
+        (
+            "queries.jsonl",
+            b'{"_id": 1, "text": "a"}',
+            "queries.jsonl:1: _id: expected a string, found a number",
+        ),
+        (
+            "queries.jsonl",
+            b'{"_id": "q", "text": "a"}\n\n{"_id": "q", "text": "b"}',
+            "queries.jsonl:3: _id: expected a new _id, found 'q' again",
+        ),
+        (
+            "queries.jsonl",
+            b'{"_id": "q", "title": "t"}',
+            "queries.jsonl:1: expected the key 'text', found only '_id', 'title'",
+        ),
+        (
+            "qrels/test.tsv",
+            b"q1\tp1\t1\n",
+            "test.tsv:1: expected the header 'query-id corpus-id score', with tabs, "
+            "found 'q1 p1 1'",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\t0\tp1\t1",
+            "test.tsv:2: expected 3 columns with tabs between, found 4",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\tp1\t1\n\nq1 p1 1",
+            "test.tsv:4: expected 3 columns with tabs between, found 1",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\tp1\t0.5",
+            "test.tsv:2: score: expected an integer, found '0.5'",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\tp1\t\xff",
+            "test.tsv:2: expected UT",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q9\tp1\t1",
+            "test.tsv:2: query-id: expected the _id of a query, found 'q9'",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\tp1\t1\nq1\tp9\t0",
+            "test.tsv:3: corpus-id: expected the _id of a passage, found 'p9'",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\tp1\t0\nq2\tp1\t-1",
+            "test.tsv: expected a query with an answer, found no judgement above 0",
+        ),
+        ("qrels/test.tsv", b"", "test.tsv: expected a query with an answer"),
+    ],
+)
+def test_a_bad_beir_file_names_file_line_and_key(
+    beir: Path, name: str, content: bytes, message: str
+):
+    (beir / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_beir(beir)
+    assert str(caught.value).startswith(str(beir))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("stem", ["corpus", "queries"])
+def test_a_missing_beir_file_says_which_names_were_looked_for(beir: Path, stem: str):
+    (beir / f"{stem}.jsonl").unlink()
+    names = f"{stem}.jsonl, {stem}.jsonl.gz or {stem}.jsonl.zst"
+    message = f"{beir}: expected {names}, found none"
+    with pytest.raises(InputError, match=message):
+        read_beir(beir)
+
+
+def test_a_missing_split_names_the_others(beir: Path):
+    (beir / "qrels" / "train.tsv").write_text(QRELS)
+    with pytest.raises(InputError) as caught:
+        read_beir(beir, "dev")
+    assert caught.value.where == str(beir / "qrels" / "dev.tsv")
+    assert caught.value.do == "Splits in this folder: test, train."
+
+
+def test_a_missing_qrels_folder(beir: Path):
+    (beir / "qrels" / "test.tsv").unlink()
+    (beir / "qrels").rmdir()
+    with pytest.raises(InputError, match=r"test\.tsv: expected a file of judgements"):
+        read_beir(beir)
+
+
+def test_a_missing_beir_folder_gets_the_nearest_name(beir: Path):
+    with pytest.raises(InputError, match=f"Did you mean {beir}/qrels"):
+        read_beir(beir / "qrel")
+    with pytest.raises(InputError, match="expected a folder in BEIR's layout, found a"):
+        read_beir(beir / "corpus.jsonl")
