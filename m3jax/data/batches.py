@@ -21,7 +21,8 @@ class TrainingSet:
     Attributes:
         rows: what passages are drawn from.
         query_prompts: one of them stands before each query.
-        passage_prompt: stands before each passage, but not where the set is symmetric.
+        passage_prompts: stand before passages: one, or where the set is symmetric those
+            of the queries.
         query_length: tokens kept of a query.
         passage_length: tokens kept of a passage.
         lengths: tokens of the query of each good row, cut.
@@ -29,7 +30,7 @@ class TrainingSet:
 
     rows: Rows
     query_prompts: tuple[str, ...]
-    passage_prompt: str
+    passage_prompts: tuple[str, ...]
     query_length: int
     passage_length: int
     lengths: np.ndarray
@@ -176,7 +177,7 @@ def example(one: TrainingSet, row: int, dice: Dice, *, longest: int) -> Example:
     chosen = dice.below(len(prompts)) if len(prompts) > 1 else 0
     prompt = prompts[chosen] if own is None else own
     drawn = draw(one.rows, row, record, dice, longest=longest)
-    before = prompt if config.symmetric else one.passage_prompt
+    before = prompt if config.symmetric else one.passage_prompts[0]
     if config.teacher_scores:
         _require_scores(record, f"{one.rows.source.name}: row {row}")
     query_id = digest(query) if own is None else content_hash(f"{own}{query}")

@@ -53,7 +53,7 @@ def measure(
     tokenizer: Tokenizer,
     *,
     query_prompts: Sequence[str],
-    passage_prompt: str,
+    passage_prompt: str | None,
     negatives: bool,
     root: Path,
     processes: int | None = None,
@@ -68,7 +68,7 @@ def measure(
         tokenizer: of the model.
         query_prompts: what may stand before a query; the longest counts. A row's own
             prompt takes their place.
-        passage_prompt: stands before each passage.
+        passage_prompt: stands before each passage; None = the prompts of the query.
         negatives: whether negatives count as passages.
         root: the cache.
         processes: how many count; by default one a core, or this one if rows are few.

@@ -18,7 +18,7 @@ def counter(
     source: Source,
     backend: str,
     query_prompts: Sequence[str],
-    passage_prompt: str,
+    passage_prompt: str | None,
     negatives: bool,
 ) -> Callable[[tuple[int, int]], tuple[np.ndarray, np.ndarray]]:
     """Make the function that counts the tokens of some rows.
@@ -27,7 +27,7 @@ def counter(
         source: the rows.
         backend: a tokenizer in the form of tokenizer.json.
         query_prompts: what may stand before a query; a row's own takes their place.
-        passage_prompt: stands before each passage.
+        passage_prompt: stands before each passage; None = the prompts of the query.
         negatives: whether negatives count as passages.
 
     Returns:
@@ -82,7 +82,7 @@ def _texts(
     record: Record,
     *,
     query_prompts: Sequence[str],
-    passage_prompt: str,
+    passage_prompt: str | None,
     negatives: bool,
 ) -> tuple[list[Any], list[Any]]:
     """What a row reads as queries and as passages."""
@@ -91,14 +91,16 @@ def _texts(
         prompts = query_prompts if own is None else (own,)
         passages = record.pos + record.neg if negatives else record.pos
         queries = [_joined(prompt, record.query) for prompt in prompts]
-        return queries, [_joined(passage_prompt, text) for text in passages]
+        before = prompts if passage_prompt is None else (passage_prompt,)
+        return queries, [_joined(one, text) for text in passages for one in before]
     if isinstance(record, Scored):
         first, second = record.first, record.second
     else:
         assert isinstance(record, Text | Labelled)
         first = second = record.text
     queries = [_joined(prompt, first) for prompt in query_prompts]
-    return queries, [_joined(passage_prompt, second)]
+    before = query_prompts if passage_prompt is None else (passage_prompt,)
+    return queries, [_joined(one, second) for one in before]
 
 
 def _joined(prompt: str, text: Any) -> Any:

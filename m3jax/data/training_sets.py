@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -255,14 +255,12 @@ def token_counts(
     Returns:
         Of each good row.
     """
-    query_prompts = _query_prompts(one.config, config)
-    longest = max(query_prompts, key=len)
     return lengths.measure(
         one.whole,
         one.scan,
         tokenizer,
-        query_prompts=query_prompts,
-        passage_prompt=longest if one.config.symmetric else config.prompts.passage,
+        query_prompts=_query_prompts(one.config, config),
+        passage_prompt=None if one.config.symmetric else config.prompts.passage,
         negatives=_negatives(one.config, config) > 0,
         root=cache.root(config.cache, one.config.path),
     )
@@ -275,7 +273,9 @@ def _measured(
     query_prompts = _query_prompts(dataset, config)
     if isinstance(one.whole, Prepared):
         _check_prepared(one.whole, tokenizer, query_prompts, config)
-    passage_prompt = config.prompts.passage
+    passage_prompts = (config.prompts.passage,)
+    if dataset.symmetric:
+        passage_prompts = query_prompts
     negatives = _negatives(dataset, config)
     found = token_counts(one, config, tokenizer)
     most = (
@@ -288,9 +288,9 @@ def _measured(
     )
     rows = Rows(dataset, one.source, one.scan, passage, negatives, one.kept)
     if one.scan.kind == "labelled":
-        passage = _label_lengths(rows, tokenizer, passage_prompt, most[1])
+        passage = _label_lengths(rows, tokenizer, passage_prompts, most[1])
         rows = dataclasses.replace(rows, lengths=passage)
-    return TrainingSet(rows, query_prompts, passage_prompt, *most, lengths=query)
+    return TrainingSet(rows, query_prompts, passage_prompts, *most, lengths=query)
 
 
 def _check_prepared(
@@ -328,12 +328,12 @@ def _check_prepared(
 
 
 def _label_lengths(
-    rows: Rows, tokenizer: tokenize.Tokenizer, prompt: str, most: int
+    rows: Rows, tokenizer: tokenize.Tokenizer, prompts: Sequence[str], most: int
 ) -> np.ndarray:
     """Tokens of the longest passage that a labelled text may get."""
     own = rows.lengths
     if rows.config.labels == "text":
-        texts = [prompt + label for label in rows.labels]
+        texts = [prompt + label for label in rows.labels for prompt in prompts]
         found = tokenize.encode(tokenizer, texts, max_length=most)
         return np.full(len(own), max(map(len, found)), np.uint16)
     # Some other text of the label has to fit: the shortest, or the next to it.

@@ -276,11 +276,13 @@ def _uncut(
     counts = token_counts(opened, stage.data, tokenizer)
     query, passage = counts.query, counts.passage
     if opened.scan.kind == "labelled" and opened.config.labels == "text":
-        texts = [one.passage_prompt + label for label in one.rows.labels]
-        found = tokenize.encode(tokenizer, texts, max_length=10**6)
         passage = np.zeros(len(query), np.int64)
-        for rows, tokens in zip(one.rows.by_label.values(), found, strict=True):
-            passage[rows] = len(tokens)
+        for label, rows in zip(
+            one.rows.labels, one.rows.by_label.values(), strict=True
+        ):
+            texts = [prompt + label for prompt in one.passage_prompts]
+            found = tokenize.encode(tokenizer, texts, max_length=10**6)
+            passage[rows] = max(map(len, found))
     if opened.kept is None:
         return query, passage
     return query[opened.kept], passage[opened.kept]

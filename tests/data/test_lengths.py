@@ -44,7 +44,7 @@ def measured(
     root: Path,
     *,
     query_prompts: Sequence[str] = ("",),
-    passage_prompt: str = "",
+    passage_prompt: str | None = "",
     negatives: bool = True,
     **options,
 ) -> Lengths:
@@ -113,6 +113,11 @@ def test_prompts_count(tmp_path: Path):
     assert found.query.tolist() == [7, 5, 7]
     assert found.passage.tolist() == [6, 6, 6]
     assert measured(source, tmp_path, query_prompts=()).query.tolist() == [3, 5, 3]
+    # Where query and passage are of one kind, passages have the query's prompts.
+    found = measured(
+        source, tmp_path, query_prompts=["1 2 3 4 ", "1 "], passage_prompt=None
+    )
+    assert found.passage.tolist() == [7, 5, 7]
 
 
 def test_texts_that_are_tokens_count_as_they_are(tmp_path: Path):

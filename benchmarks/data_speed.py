@@ -1,0 +1,131 @@
+"""Whether data is there when the step wants it."""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.data_padding import medquad
+from benchmarks.table import Row
+from m3jax.data import plan as plans
+from m3jax.data import tokenize
+from m3jax.data.batches import Batcher, example
+from m3jax.data.batching import make_plan
+from m3jax.data.draws import Dice
+from m3jax.data.training_sets import measure, open_data
+
+_STEPS = 150
+_ROOT = Path(__file__).parent.parent
+
+
+def throughput(tokenizer: Path, folder: Path, rounds: int) -> Iterator[Row]:
+    """Batches of MedQuAD as one worker makes them, beside its texts only tokenised."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in a worker
+    loaded = tokenize.load(tokenizer)
+    config = medquad(folder)
+    sets = measure(config, open_data(config), loaded)
+    plan = make_plan(config, sets, seed=0)
+    batcher = Batcher(sets, plan, loaded, {32: np.arange(32)})
+    texts: list[list[str]] = []
+    for step in range(_STEPS):
+        planned = plans.batch(plan, step)
+        dice = Dice(0)
+        found = [example(sets[0], int(r), dice, longest=256) for r in planned.rows]
+        texts.append([str(one.query) for one in found])
+        texts.append([str(one.passages[0]) for one in found])
+    loaded.backend.enable_truncation(256)
+
+    def ours() -> int:
+        made = [batcher(step) for step in range(_STEPS)]
+        return sum(int(a["query.mask"].sum() + a["passage.mask"].sum()) for a in made)
+
+    def bare() -> None:
+        for part in texts:
+            loaded.backend.encode_batch_fast(part)
+
+    tokens = ours()
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    for _ in range(rounds):
+        for name, work in (("ours", ours), ("bare", bare)):
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    one, other = (tokens / statistics.median(some) for some in seconds.values())
+    yield Row(
+        "tokens/s of one worker, beside the bare tokenizer on the same texts",
+        f"{one:,.0f}",
+        f"{other:,.0f}",
+        f"{one / other:.2f}",
+        ">= 0.9",
+    )
+
+
+def wait(folder: Path, steps: int = 200) -> Iterator[Row]:
+    """What a training on MedQuAD with two workers says of its waiting."""
+    with tempfile.TemporaryDirectory() as run:
+        words = ["--config", "configs/pairs.py", "--run-dir", f"{run}/run"]
+        words += ["--data.train", str(folder / "medquad" / "train.jsonl.gz")]
+        words += ["--data.workers", "2", "--steps", f"{steps}"]
+        words += ["--evaluate-every", f"{steps}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "m3jax.train", *words],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    found = re.search(r"(.* updates in .* s), (.*%) of it waiting", done.stderr)
+    assert found is not None, done.stderr
+    name = f"share of the time that {found[1]} waited for data, MedQuAD, 2 workers"
+    yield Row(name, found[2], target="<= 2 %")
+
+
+_FIRST = """
+import sys, time
+import numpy as np
+from m3jax.data import tokenize
+from m3jax.data.batches import Batcher
+from m3jax.data.batching import make_plan
+from m3jax.data.config import DataConfig, Dataset
+from m3jax.data.training_sets import measure, open_data
+tokenizer = tokenize.load(sys.argv[1])
+folder = sys.argv[2]
+config = DataConfig(train=folder + "/rows.jsonl", dev=folder + "/dev", negatives=1,
+                    cache=folder + "/cache", batch_size=32)
+start = time.perf_counter()
+sets = measure(config, open_data(config), tokenizer)
+plan = make_plan(config, sets, seed=0)
+Batcher(sets, plan, tokenizer, {32: np.arange(32)})(0)
+print(time.perf_counter() - start)
+status = open("/proc/self/status").read()
+print(status.split("VmHWM:")[1].split()[0])
+"""
+
+
+def later(tokenizer: Path, folder: Path) -> Iterator[Row]:
+    """Open the large file again, plan, and make the first batch."""
+    dev = folder / "dev" / "qrels"
+    dev.mkdir(parents=True)
+    for name in ("corpus", "queries"):
+        lines = [f'{{"_id": "{i}", "text": "{name} {i}"}}\n' for i in range(2)]
+        (folder / "dev" / f"{name}.jsonl").write_text("".join(lines))
+    judged = "query-id\tcorpus-id\tscore\n0\t0\t1\n1\t1\t1\n"
+    (dev / "test.tsv").write_text(judged)
+    done = subprocess.run(
+        [sys.executable, "-c", _FIRST, str(tokenizer), str(folder)],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, kilobytes = done.stdout.split()
+    yield Row("open, plan, first batch", f"{float(seconds):.2f} s", target="< 2 s")
+    memory = f"{int(kilobytes) / 1024:.0f} MB"
+    yield Row("memory of that process", memory, target="< 600 MB")
