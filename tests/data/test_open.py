@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import fsspec
+import grain
 import pyarrow
 import pytest
 
@@ -180,6 +181,7 @@ def test_a_place(
     dataset = Dataset(make(tmp_path), **options.get(make, {}))
     source = open_source(dataset, cache_folder=str(tmp_path))
     source.check()
+    assert isinstance(source, grain.sources.RandomAccessDataSource)
     if make is texts:
         assert [source[i] for i in range(5)] == [Text(f"q{i}") for i in range(5)]
     elif make is builtin:
