@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -19,7 +20,21 @@ from m3jax.core.mesh import batch_sharding
 from m3jax.core.types import Batch, Tokens
 from m3jax.data.batches import Batcher
 
-_AHEAD = 4  # batches that each worker keeps ready
+_TOGETHER = 256  # rows that are tokenised together, in batches of fewer
+_AHEAD = 3  # such pieces of work that each worker keeps ready
+
+
+@dataclass(frozen=True, eq=False)
+class _Together:
+    """Makes the batches of a few steps; each is what it would be alone."""
+
+    batcher: Batcher
+    count: int
+    stop: int
+
+    def __call__(self, step: int) -> list[dict[str, np.ndarray]]:
+        last = min(step + self.count, self.stop)
+        return self.batcher.batches(range(step, last))
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
@@ -66,6 +81,7 @@ class Stream(Iterator[Batch]):
         self._batcher = batcher
         self._sharding = batch_sharding(mesh)
         self._stop, self._workers = stop, workers
+        self._ready: list[dict[str, np.ndarray]] = []
         self._step = start
         self._made = self._begin(start)
 
@@ -76,9 +92,10 @@ class Stream(Iterator[Batch]):
             InputError: a row cannot be read, or a source has changed.
             StopIteration: there are no more steps.
         """
-        arrays = next(self._made)
+        if not self._ready:
+            self._ready = next(self._made)[::-1]
         self._step += 1
-        return on_devices(arrays, self._sharding)
+        return on_devices(self._ready.pop(), self._sharding)
 
     def state(self) -> dict[str, int]:
         """Where the stream stands: all that it takes to go on."""
@@ -87,6 +104,7 @@ class Stream(Iterator[Batch]):
     def restore(self, state: Mapping[str, int]) -> None:
         """Go on from a `state`, of this stream or of another one of the same plan."""
         self.close()
+        self._ready = []
         self._step = state["step"]
         self._made = self._begin(self._step)
 
@@ -95,10 +113,12 @@ class Stream(Iterator[Batch]):
         self._made.close()
 
     def _begin(self, start: int) -> Any:
-        steps = grain.MapDataset.range(start, self._stop).map(self._batcher)
+        least = min(map(len, self._batcher.local.values()))
+        work = _Together(self._batcher, max(1, _TOGETHER // least), self._stop)
+        steps = grain.MapDataset.range(start, self._stop, work.count).map(work)
         made = steps.to_iter_dataset(
             grain.ReadOptions(
-                num_threads=0 if self._workers == 0 else 1, prefetch_buffer_size=2
+                num_threads=0 if self._workers == 0 else 1, prefetch_buffer_size=1
             )
         )
         if self._workers:

@@ -176,10 +176,27 @@ def shorten(text: TokenText, length: int, *, end: int) -> TokenText:
         >>> shorten(text, 4, end=1).ids.tolist()
         [101, 7, 8, 102]
     """
-    if len(text) <= length:
-        return text
-    parts = text.ids[: length - end], text.ids[len(text) - end :]
-    return TokenText(np.concatenate(parts), text.digest)
+    return TokenText(cut(text.ids, length, end=end), text.digest)
+
+
+def cut(ids: np.ndarray, length: int, *, end: int) -> np.ndarray:
+    """Cut token ids as their tokenizer would have.
+
+    Args:
+        ids: of a text.
+        length: tokens kept, more than `end`.
+        end: special tokens that every text ends with.
+
+    Returns:
+        The first tokens and the last `end`; the ids themselves if they are few.
+
+    Example:
+        >>> cut(np.array([101, 7, 8, 9, 102]), 4, end=1).tolist()
+        [101, 7, 8, 102]
+    """
+    if len(ids) <= length:
+        return ids
+    return np.concatenate([ids[: length - end], ids[len(ids) - end :]])
 
 
 def encode(record: Record) -> bytes:

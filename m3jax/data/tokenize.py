@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 # Files of tokenizers from before tokenizer.json.
+_LOCK = threading.Lock()
 _OLDER = ("vocab.txt", "sentencepiece.bpe.model", "merges.txt")
 
 
@@ -209,8 +211,9 @@ def encode_counted(
 def _encoded(
     tokenizer: Tokenizer, texts: Sequence[str], max_length: int
 ) -> Sequence[Encoding]:
-    tokenizer.backend.enable_truncation(max_length)
-    return tokenizer.backend.encode_batch_fast(list(texts))
+    with _LOCK:  # the length to cut to is a state of the tokenizer
+        tokenizer.backend.enable_truncation(max_length)
+        return tokenizer.backend.encode_batch_fast(list(texts))
 
 
 def encode_pairs(

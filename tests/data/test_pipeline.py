@@ -1,5 +1,6 @@
 """From files to arrays on devices."""
 
+import dataclasses
 import multiprocessing
 import os
 import time
@@ -128,6 +129,26 @@ def test_each_row_brings_what_its_data_set_says(tmp_path: Path) -> None:
     assert prompts == {"instruct:findquery:", "instruct:seequery:"}
 
 
+def test_steps_made_together_are_what_each_would_be(tmp_path: Path) -> None:
+    batcher = mixture(tmp_path, homogeneity=0.75)
+    for step, arrays in enumerate(batcher.batches(range(3, 12)), start=3):
+        assert_equal(arrays, batcher(step))
+
+
+def test_a_text_that_grows_is_cut_as_its_tokenizer_would(tmp_path: Path) -> None:
+    """Shuffled, a text may have a token more than it was measured with."""
+    rows = [{"query": "q", "pos": [" ".join(TEXTS) + f" {i}"]} for i in range(8)]
+    options = {"a": {"shuffle_ratio": 1.0}}
+    batcher = build(tmp_path, {"a": rows}, options=options, passage_length=200)
+    most = batcher.plan.shapes[-1].passage_length
+    small = dataclasses.replace(batcher.plan.shapes[-1], passage_length=most - 40)
+    plan = dataclasses.replace(batcher.plan, shapes=(small,))
+    arrays = Batcher(batcher.sets, plan, batcher.tokenizer, batcher.local)(0)
+    assert arrays["passage.mask"].all()
+    end = batcher(0)["passage.ids"][0, 0][batcher(0)["passage.mask"][0, 0]][-1]
+    assert (arrays["passage.ids"][..., -1] == end).all()
+
+
 def test_scores_come_with_their_rows(tmp_path: Path) -> None:
     rows = [{"sentence1": f"a {i}", "sentence2": "b", "score": i} for i in range(16)]
     arrays = build(tmp_path, {"sts": rows})(1)
@@ -200,7 +221,7 @@ def test_a_source_that_changes_stops_the_run(tmp_path: Path) -> None:
 
 def test_an_error_in_a_worker_ends_the_stream(tmp_path: Path) -> None:
     batcher = mixture(tmp_path)
-    stream = Stream(batcher, make_mesh(MeshConfig()), start=0, stop=99, workers=2)
+    stream = Stream(batcher, make_mesh(MeshConfig()), start=0, stop=9_999, workers=2)
     next(stream)
     (tmp_path / "pairs.jsonl").unlink()
     with pytest.raises(InputError, match=r"pairs\.jsonl"):
