@@ -78,7 +78,7 @@ def get_config(size: Literal["base", "smoke"] = "base") -> Train:
             prompts=Prompts(task="Instruct: {task}\nQuery: "),
             instructions=INSTRUCTIONS,
         ),
-        tokenizer=TokenizerConfig(vocab_size=4_000 if smoke else 16_000),
+        tokenizer=TokenizerConfig(vocab_size=8_000 if smoke else 16_000),
         model=EmbeddingConfig(
             encoder=BertConfig(
                 hidden=64 if smoke else 128,

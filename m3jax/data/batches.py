@@ -241,7 +241,7 @@ def example(one: TrainingSet, row: int, dice: Dice, *, longest: int) -> Example:
         query_id = content_hash(record.label)
     ratio = config.shuffle_ratio
     return Example(
-        query=_with(prompt, shuffled(query, dice, ratio)),
+        query=_with(prompt, query),
         passages=tuple(
             None
             if passage is None

@@ -10,6 +10,8 @@ from m3jax.data.batches import TrainingSet
 from m3jax.data.config import DataConfig
 from m3jax.data.shapes import Lengths, Shape, by_longest, find_shapes
 
+_MOST_UNEQUAL = 1_000_000
+
 
 def make_plan(
     config: DataConfig,
@@ -103,24 +105,31 @@ def _weights(
     config: DataConfig, sets: Sequence[TrainingSet]
 ) -> tuple[float, ...] | None:
     """Share of the steps of each data set; None = each row once an epoch."""
-    given = {one.name: one.rows.config.weight for one in sets}
-    found = [one.rows.config.weight for one in sets]
+    given = [one.rows.config.weight for one in sets]
     if config.temperature is not None:
-        if any(weight is not None for weight in found):
+        if any(weight is not None for weight in given):
             raise InputError(
                 "weights or a temperature", "both", where="data.temperature"
             )
-        return tuple(one.rows.count ** (1 / config.temperature) for one in sets)
-    if all(weight is None for weight in found):
+        most = max(one.rows.count for one in sets)
+        given = [(one.rows.count / most) ** (1 / config.temperature) for one in sets]
+    elif all(weight is None for weight in given):
         return None
-    for name, weight in given.items():
+    for one, weight in zip(sets, given, strict=True):
         if weight is None or not 0 < weight < float("inf"):
             raise InputError(
                 "a weight above 0 for every data set, or none for all",
                 f"{weight}",
-                where=f"{name}: weight",
+                where=f"{one.name}: weight",
             )
-    return tuple(float(weight) for weight in found if weight is not None)
+    found = tuple(float(weight) for weight in given if weight is not None)
+    if min(found) * _MOST_UNEQUAL < max(found):
+        raise InputError(
+            f"shares of the steps that differ by at most {_MOST_UNEQUAL:,} times",
+            f"{min(found):g} and {max(found):g}",
+            where="data.temperature" if config.temperature else "weight",
+        )
+    return found
 
 
 def _check_rows(sets: Sequence[TrainingSet], lengths: Sequence[Lengths]) -> None:

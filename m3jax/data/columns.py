@@ -65,12 +65,17 @@ def growing(path: Path, dtype: Any) -> Iterator[Callable[[np.ndarray], None]]:
         count += len(part)
         file.write(np.ascontiguousarray(part, dtype).data)
 
-    with open(path, "wb") as file:
-        start = _write_header(file, np.dtype(dtype), 0)
-        yield append
-        # numpy leaves room in the header for any length.
-        file.seek(0)
-        assert _write_header(file, np.dtype(dtype), count) == start
+    try:
+        with open(path, "wb") as file:
+            start = _write_header(file, np.dtype(dtype), 0)
+            yield append
+            # numpy leaves room in the header for any length.
+            file.seek(0)
+            assert _write_header(file, np.dtype(dtype), count) == start
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say which one
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def kept(

@@ -52,8 +52,8 @@ class Dataset:
     teacher_scores: bool = False
     """Whether pos_scores and neg_scores are used; then every row must have them."""
     shuffle_ratio: float = 0.0
-    """Share of the texts of more than 100 characters that are cut in three pieces and
-    shuffled (BGE-M3: 0.002)."""
+    """Share of the passages of more than 100 characters that are cut in three pieces
+    and shuffled (BGE-M3: 0.002)."""
     query_length: int | None = None
     """Tokens kept of a query; by default data.query_length."""
     passage_length: int | None = None

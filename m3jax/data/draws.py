@@ -67,20 +67,38 @@ class Rows:
         return kept[order].astype(np.int32), self.lengths[kept[order]]
 
     @functools.cached_property
-    def by_label(self) -> dict[int, np.ndarray]:
-        """Hash of a label -> its rows, those with the shortest text first."""
-        rows, _ = self.by_length
+    def by_label(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Hash of a label -> its rows, the shortest first, and their lengths."""
+        rows, lengths = self.by_length
         label = self.scan.partner[rows]
         order = np.argsort(label, kind="stable")
         found, first = np.unique(label[order], return_index=True)
         groups = np.split(rows[order], first[1:])
-        return dict(zip(found.tolist(), groups, strict=True))
+        sizes = np.split(lengths[order], first[1:])
+        pairs = zip(groups, sizes, strict=True)
+        return dict(zip(found.tolist(), pairs, strict=True))
+
+    @functools.cached_property
+    def repeated(self) -> dict[int, np.ndarray]:
+        """Hash of a query that several rows have -> these rows, of all good ones."""
+        query = np.asarray(self.scan.query)
+        order = np.argsort(query, kind="stable")
+        found, first, count = np.unique(
+            query[order], return_index=True, return_counts=True
+        )
+        several = np.flatnonzero(count > 1)
+        return {int(found[i]): order[first[i] : first[i] + count[i]] for i in several}
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """The text of every label, in the order of their hashes."""
-        found = (self.source[int(rows.min())] for rows in self.by_label.values())
+        found = (self.source[int(rows.min())] for rows, _ in self.by_label.values())
         return tuple(one.label for one in found if isinstance(one, Labelled))
+
+    @functools.cached_property
+    def number_of(self) -> dict[str, int]:
+        """Label -> its number among `labels`."""
+        return {label: number for number, label in enumerate(self.labels)}
 
 
 class Dice:
@@ -96,6 +114,8 @@ class Dice:
         self._state = 0
         for part in key:
             self._state = self._state * 0xD1342543DE82EF95 + part + 1
+        # Far apart: rows that are neighbours would draw one another's numbers.
+        self._state = mixed(self._state)
 
     def _next(self) -> int:
         self._state += 1
@@ -111,11 +131,13 @@ class Dice:
 
     def sample(self, count: int, most: int) -> list[int]:
         """Different numbers from 0 to below `count`: `most`, or all there are."""
-        numbers = list(range(count))
+        moved: dict[int, int] = {}
+        found = []
         for i in range(min(most, count)):
             j = i + self.below(count - i)
-            numbers[i], numbers[j] = numbers[j], numbers[i]
-        return numbers[:most]
+            found.append(moved.get(j, j))
+            moved[j] = moved.get(i, i)
+        return found
 
 
 def draw(
@@ -163,7 +185,8 @@ def _of_pairs(
     positive = Passage(record.pos[chosen], digest(record.pos[chosen]), score)
     if not count:
         return (positive,)
-    known = {digest(text) for text in record.pos}
+    query = int(rows.scan.query[row])
+    known = {digest(text) for text in record.pos} | _positives(rows, query)
     scores = record.neg_scores or (0.0,) * len(record.neg)
     own = [
         Passage(text, digest(text), score)
@@ -175,9 +198,16 @@ def _of_pairs(
         found = [found[i % len(found)] for i in range(count)]
     elif config.fill == "random" and len(found) < count:
         known |= {one.id for one in found}
-        query = int(rows.scan.query[row])
         found += _random(rows, dice, longest, known, count - len(found), query=query)
     return _filled([positive, *found], rows)
+
+
+def _positives(rows: Rows, query: int) -> set[bytes]:
+    """What other rows of the same query are answered by."""
+    others = (rows.source[int(other)] for other in rows.repeated.get(query, ()))
+    return {
+        digest(text) for one in others if isinstance(one, Pairs) for text in one.pos
+    }
 
 
 def _random(
@@ -204,9 +234,10 @@ def _random(
 
 def _of_label(rows: Rows, record: Labelled, dice: Dice) -> tuple[Passage | None, ...]:
     positive = Passage(record.label, content_hash(record.label))
-    others = [label for label in rows.labels if label != record.label]
-    chosen = dice.sample(len(others), rows.negatives)
-    negatives = [Passage(others[i], content_hash(others[i])) for i in chosen]
+    own = rows.number_of[record.label]
+    chosen = dice.sample(len(rows.labels) - 1, rows.negatives)
+    others = [rows.labels[i + (i >= own)] for i in chosen]
+    negatives = [Passage(label, content_hash(label)) for label in others]
     return _filled([positive, *negatives], rows)
 
 
@@ -215,11 +246,12 @@ def _of_same_label(
 ) -> tuple[Passage | None, ...]:
     """Texts are told apart by their labels, so a label's hash is their id."""
     label = int(rows.scan.partner[row])
-    group = rows.by_label[label]
-    fit = int(np.searchsorted(rows.lengths[group], longest, side="right"))
-    place = int(np.flatnonzero(group[:fit] == row)[0])
-    other = dice.below(fit - 1)  # any but the row itself
-    positive = rows.source[int(group[other + (other >= place)])]
+    group, sizes = rows.by_label[label]
+    fit = int(np.searchsorted(sizes, longest, side="right"))
+    other = dice.below(fit - 1)
+    if int(group[other]) == row:  # any but the row itself
+        other = fit - 1
+    positive = rows.source[int(group[other])]
     assert isinstance(positive, Labelled)
     found = [Passage(positive.text, content_hash(record.label))]
     numbers, lengths = rows.by_length
@@ -239,7 +271,7 @@ def _of_same_label(
 
 
 def shuffled(text: AnyText, dice: Dice, ratio: float) -> AnyText:
-    """Cut some long texts in three pieces and shuffle them.
+    """Cut some long passages in three pieces and shuffle them.
 
     Args:
         text: a text; one of at most 100 characters, or of tokens, stays as it is.
@@ -253,12 +285,12 @@ def shuffled(text: AnyText, dice: Dice, ratio: float) -> AnyText:
 
     Example:
         >>> len(shuffled("abc" * 50, Dice(1), ratio=1.0))
-        150
+        152
     """
     if not ratio or not isinstance(text, str) or len(text) <= 100:
         return text
     if dice.share() >= ratio:
         return text
-    third = -(-len(text) // 3)
+    third = len(text) // 3 + 1
     pieces = [text[i : i + third] for i in range(0, len(text), third)]
-    return "".join(pieces[i] for i in dice.sample(len(pieces), len(pieces)))
+    return " ".join(pieces[i] for i in dice.sample(len(pieces), len(pieces)))

@@ -10,7 +10,7 @@ from m3jax.data.sources.base import Source
 
 
 def hold_out(
-    sources: Sequence[Source],
+    sources: Sequence[Source | None],
     hashes: Sequence[np.ndarray],
     share: float = 0.02,
     at_most: int = 1000,
@@ -24,7 +24,8 @@ def hold_out(
     read in training beside another query.
 
     Args:
-        sources: data sets of `Pairs`.
+        sources: data sets of `Pairs`; None where the texts are not known: these choose
+            no query, but rows of the queries that are held out go out of them too.
         hashes: content hash of the query of every row, uint64, one array a data set.
         share: how much of the queries to hold out, 0 to 1; of a handful it may be none.
         at_most: no more queries than this; those with the smallest hashes stay out.
@@ -51,7 +52,11 @@ def hold_out(
     # By the bytes in the order in which they are written.
     ordered = [np.asarray(one).astype("<u8").byteswap() for one in hashes]
     below = share * 2**64
-    low = [_low(one, below) for one in ordered]
+    low = [
+        _low(one, below)
+        for one, source in zip(ordered, sources, strict=True)
+        if source is not None
+    ]
     chosen = np.unique(np.concatenate([*low, np.empty(0, np.uint64)]))[:at_most]
     queries: dict[str, str] = {}
     corpus: dict[str, str] = {}
@@ -60,7 +65,8 @@ def hold_out(
     for source, one in zip(sources, ordered, strict=True):
         held = np.isin(one, chosen)
         kept.append(np.flatnonzero(~held))
-        for number in np.flatnonzero(held):
+        for number in np.flatnonzero(held) if source is not None else ():
+            assert source is not None
             row = source[int(number)]
             assert isinstance(row, Pairs)
             name = content_hash(row.query).hex()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_ROUNDS = 3
+_ROUNDS, _ROUNDS_OF_FEW, _FEW = 4, 8, 1_000
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -35,7 +35,7 @@ def permute(places: np.ndarray, count: int, key: Sequence[int]) -> np.ndarray:
     """
     width = math.isqrt(max(count - 1, 0)) + 1
     height = -(-count // width)
-    keys = _keys(key, 2 * _ROUNDS)
+    keys = _keys(key, 2 * (_ROUNDS_OF_FEW if count < _FEW else _ROUNDS))
     found = places.astype(np.uint64)
     outside = np.arange(len(found))
     while len(outside):

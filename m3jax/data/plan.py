@@ -75,8 +75,20 @@ class Plan:
         """The plan with turns for so many steps, which only weights need."""
         if self.weights is None:
             return self
-        turns, before = take_turns(self.weights, steps)
+        # Whole windows: more steps change nothing of the batches before.
+        turns, before = take_turns(self.weights, -(-steps // WINDOW) * WINDOW)
         return dataclasses.replace(self, turns=turns, before=before)
+
+    def facts(self) -> dict[str, object]:
+        """What decides the batches, but for the rows, as values of JSON."""
+        return {
+            "shapes": [[x.query_length, x.passage_length] for x in self.shapes],
+            "sizes": list(self.sizes),
+            "rows": [list(part.own) for part in self.parts],
+            "weights": self.weights,
+            "homogeneity": self.homogeneity,
+            "seed": self.seed,
+        }
 
     @property
     def steps_per_epoch(self) -> int:
@@ -212,8 +224,9 @@ def batch(plan: Plan, step: int) -> Planned:
     depends on the number of hosts, workers or devices: position in the data = step.
 
     With homogeneity h below 1, a batch keeps the share h of its rows; the others change
-    places with those of other batches of its shape, within `WINDOW` steps (KaLM's
-    semi-homogeneous batches).
+    places with those of other batches of its shape, within `WINDOW` steps of the same
+    epoch (KaLM's semi-homogeneous batches). By weight, a data set that begins again
+    within these steps may bring a row into a batch twice.
 
     Args:
         plan: what `make_plan` returned.
@@ -330,27 +343,30 @@ def rows_at(
 
 
 @functools.lru_cache(maxsize=4)  # steps are asked for in order
-def _window(plan: Plan, number: int) -> tuple[np.ndarray, ...]:
-    return places(plan, number * WINDOW, _end(plan, number))
+def _window(plan: Plan, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    return places(plan, start, stop)
 
 
-def _end(plan: Plan, number: int) -> int:
-    end = (number + 1) * WINDOW
-    return end if plan.period else min(end, len(plan.turns))
+def _ends(plan: Plan, step: int) -> tuple[int, int]:
+    """The steps that a step changes rows with: those around it, of its own epoch."""
+    first = step // plan.period * plan.period if plan.period else 0
+    start = first + (step - first) // WINDOW * WINDOW
+    stop = start + WINDOW
+    return start, min(stop, first + plan.period) if plan.period else stop
 
 
 def _mixed(plan: Plan, step: int, shape: int, fixed: int) -> Planned:
     """The rows that a batch gets from the batches around it."""
-    number, at = divmod(step, WINDOW)
-    parts, epochs, shapes, numbers = _window(plan, number)
+    start, stop = _ends(plan, step)
+    parts, epochs, shapes, numbers = _window(plan, start, stop)
     alike = np.flatnonzero(shapes == shape)
     size = plan.sizes[shape]
     free = size - fixed
-    mine = int(np.searchsorted(alike, at))
+    mine = int(np.searchsorted(alike, step - start))
     slots = permute(
         mine * free + np.arange(free),
         len(alike) * free,
-        (plan.seed, _MIX, number, shape),
+        (plan.seed, _MIX, start, shape),
     )
     batches, places_in = alike[slots // free], fixed + slots % free
     rows = np.empty(free, np.int64)

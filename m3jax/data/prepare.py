@@ -10,7 +10,7 @@ from typing import Any
 
 from m3jax.core.errors import InputError
 from m3jax.core.progress import Show, bar
-from m3jax.data import tokenised
+from m3jax.data import cache, tokenised
 from m3jax.data.processes import how_many, in_order
 from m3jax.data.records import Pairs, Record, content_hash
 from m3jax.data.scan import OnBadRow, Scan, scan
@@ -108,15 +108,17 @@ def prepare(
     }
     about = {"name": source.name, "fingerprint": source.fingerprint}
     asked = {"format": FORMAT, "source": about, "settings": settings}
-    out = ShardFolder(Path(folder), count)
-    if out.claim(asked, fresh=fresh):
-        say(f"{folder}: all shards were there")
-        return open_prepared(folder)
-    work = _Work(source, found, tokenizer, texts)
-    _write(out, work, how_many(found.rows, processes), show, say)
-    source.check()
-    end = tokenised.end_tokens(tokenizer)
-    out.finish({**asked, **_summary(out, found), "end_tokens": end})
+    # One process at a time: another would take unfinished shards for left ones.
+    with cache.claimed(cache.entry(root / "prepare", Path(folder).resolve())):
+        out = ShardFolder(Path(folder), count)
+        if out.claim(asked, fresh=fresh):
+            say(f"{folder}: all shards were there")
+            return open_prepared(folder)
+        work = _Work(source, found, tokenizer, texts)
+        _write(out, work, how_many(found.rows, processes), show, say)
+        source.check()
+        end = tokenised.end_tokens(tokenizer)
+        out.finish({**asked, **_summary(out, found), "end_tokens": end})
     return open_prepared(folder)
 
 

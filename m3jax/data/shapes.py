@@ -139,7 +139,7 @@ def assign(lengths: Lengths, shapes: Sequence[Shape]) -> np.ndarray:
         shapes: cheapest first; the last holds every row.
 
     Returns:
-        int8 `[n]`, numbers of shapes.
+        int16 `[n]`, numbers of shapes.
 
     Example:
         >>> rows = Lengths(np.array([3, 6]), np.array([4, 5]))
@@ -148,7 +148,7 @@ def assign(lengths: Lengths, shapes: Sequence[Shape]) -> np.ndarray:
     """
     queries = np.unique([0, *(shape.query_length for shape in shapes)])
     passages = np.unique([0, *(shape.passage_length for shape in shapes)])
-    table = np.full((len(queries), len(passages)), len(shapes) - 1, np.int8)
+    table = np.full((len(queries), len(passages)), len(shapes) - 1, np.int16)
     for number in reversed(range(len(shapes))):
         holds = queries[:, None] <= shapes[number].query_length
         holds = holds & (passages[None] <= shapes[number].passage_length)

@@ -176,6 +176,8 @@ def shorten(text: TokenText, length: int, *, end: int) -> TokenText:
         >>> shorten(text, 4, end=1).ids.tolist()
         [101, 7, 8, 102]
     """
+    if len(text) <= length:
+        return text
     return TokenText(cut(text.ids, length, end=end), text.digest)
 
 

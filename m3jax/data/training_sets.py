@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from m3jax.core.errors import InputError
-from m3jax.data import builtin, cache, lengths, retrieval, tokenised, tokenize
+from m3jax.data import builtin, cache, checks, lengths, retrieval, tokenize
 from m3jax.data.batches import TrainingSet
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.data.draws import Rows
@@ -25,6 +25,7 @@ from m3jax.data.tokenised import texts_of
 
 # Texts that a tokenizer is trained on at most.
 _SAMPLE = 1_000_000
+_TOLD = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,12 @@ def datasets(config: DataConfig) -> tuple[Dataset, ...]:
         >>> [one.path for one in datasets(DataConfig(train="a.jsonl"))]
         ['a.jsonl']
     """
+    if config.reading.path or config.reading.weight is not None:
+        raise InputError(
+            "no path and no weight: train is the path, and the only data set",
+            config.reading.path or f"{config.reading.weight}",
+            where="data.reading",
+        )
     if not config.mixture:
         return (dataclasses.replace(config.reading, path=config.train),)
     if config.train != DataConfig.train:
@@ -122,10 +129,11 @@ def open_data(config: DataConfig) -> Data:
     """
     given = datasets(config)
     for one in given:
-        _query_prompts(one, config)
+        query_prompts(one, config)
     sets = [_open(one, config) for one in given]
-    _check_kinds(sets, config)
-    _check_counts(sets, config)
+    checks.require_sets(
+        [(one.name, one.config, one.scan.kind, one.count) for one in sets], config
+    )
     sets, dev = _dev(sets, config)
     test = None if config.test is None else _retrieval(config.test, "test")
     return Data(tuple(sets), dev, test)
@@ -136,8 +144,12 @@ def _open(one: Dataset, config: DataConfig) -> Opened:
     root = cache.root(config.cache, one.path)
     found = scan(source, root=root, on_bad_row=one.on_bad_row)
     dropped = {"bad": found.bad} if found.bad else {}
-    for reason in found.reasons[:3]:
+    for reason in found.reasons[:_TOLD]:
         print(f"skipped: {reason}", file=sys.stderr)
+    if found.bad:
+        of = f"{found.bad:,} of {len(source):,} rows of {source.name}"
+        rest = f", the first {_TOLD} are above" if found.bad > _TOLD else ""
+        print(f"skipped: {of}{rest}", file=sys.stderr)
     kept = None
     if found.kind == "labelled" and one.labels == "same":
         label = np.asarray(found.partner)
@@ -145,40 +157,6 @@ def _open(one: Dataset, config: DataConfig) -> Opened:
         kept = np.flatnonzero(count[place] > 1)
         dropped["alone with its label"] = len(label) - len(kept)
     return Opened(one, source, found, kept, dropped)
-
-
-def _check_counts(sets: list[Opened], config: DataConfig) -> None:
-    """Refuse a data set that fills no batch, before anything is measured."""
-    if config.batch_tokens or config.preset:
-        return
-    size = min(config.bucket_sizes or (config.batch_size,))
-    for one in sets:
-        if one.count < size:
-            raise InputError(
-                f"at least one batch of {size} training rows",
-                f"{one.count}",
-                where=one.name,
-                do="Lower --data.batch-size, or join small data sets to one.",
-            )
-
-
-def _check_kinds(sets: list[Opened], config: DataConfig) -> None:
-    """Refuse a mixture of rows that no batch can hold together."""
-    kinds = {one.scan.kind: one.name for one in sets}
-    if config.homogeneity < 1 and "scored" in kinds and len(kinds) > 1:
-        raise InputError(
-            "data sets of one kind, because batches are mixed",
-            ", ".join(f"{name} ({kind})" for kind, name in kinds.items()),
-            where="data.homogeneity",
-            do="With --data.homogeneity 1 each batch comes from one data set.",
-        )
-    teachers = {one.config.teacher_scores for one in sets}
-    if config.homogeneity < 1 and len(teachers) > 1:
-        raise InputError(
-            "teacher scores for all data sets or for none, because batches are mixed",
-            "both",
-            where="data.homogeneity",
-        )
 
 
 def _dev(
@@ -189,14 +167,12 @@ def _dev(
         return sets, _retrieval(config.dev, "dev")
     if any(one.config.path == "builtin" for one in sets):
         return sets, builtin.retrieval("dev")
-    numbers = [
-        i
-        for i, one in enumerate(sets)
-        if one.scan.kind == "pairs" and not isinstance(one.whole, Prepared)
-    ]
+    numbers = [i for i, one in enumerate(sets) if one.scan.kind == "pairs"]
     given = [sets[i] for i in numbers]
     kept, dev = hold_out(
-        [one.source for one in given], [one.scan.query for one in given]
+        # Of token ids there is no text to search for, but they are left out too.
+        [None if isinstance(one.whole, Prepared) else one.source for one in given],
+        [one.scan.query for one in given],
     )
     for i, rows in zip(numbers, kept, strict=True):
         held = len(sets[i].source) - len(rows)
@@ -259,7 +235,7 @@ def token_counts(
         one.whole,
         one.scan,
         tokenizer,
-        query_prompts=_query_prompts(one.config, config),
+        query_prompts=query_prompts(one.config, config),
         passage_prompt=None if one.config.symmetric else config.prompts.passage,
         negatives=_negatives(one.config, config) > 0,
         root=cache.root(config.cache, one.config.path),
@@ -270,61 +246,28 @@ def _measured(
     one: Opened, config: DataConfig, tokenizer: tokenize.Tokenizer
 ) -> TrainingSet:
     dataset = one.config
-    query_prompts = _query_prompts(dataset, config)
-    if isinstance(one.whole, Prepared):
-        _check_prepared(one.whole, tokenizer, query_prompts, config)
-    passage_prompts = (config.prompts.passage,)
+    before_queries = query_prompts(dataset, config)
+    before_passages = (config.prompts.passage,)
     if dataset.symmetric:
-        passage_prompts = query_prompts
+        before_passages = before_queries
     negatives = _negatives(dataset, config)
     found = token_counts(one, config, tokenizer)
     most = (
         dataset.query_length or config.query_length,
         dataset.passage_length or config.passage_length,
     )
+    if isinstance(one.whole, Prepared):
+        prompts = (before_queries, before_passages)
+        checks.require_prepared_alike(one.whole, dataset, tokenizer, prompts, most)
     query, passage = (
         np.minimum(column, length).astype(np.uint16)
         for column, length in zip((found.query, found.passage), most, strict=True)
     )
     rows = Rows(dataset, one.source, one.scan, passage, negatives, one.kept)
     if one.scan.kind == "labelled":
-        passage = _label_lengths(rows, tokenizer, passage_prompts, most[1])
+        passage = _label_lengths(rows, tokenizer, before_passages, most[1])
         rows = dataclasses.replace(rows, lengths=passage)
-    return TrainingSet(rows, query_prompts, passage_prompts, *most, lengths=query)
-
-
-def _check_prepared(
-    given: Prepared,
-    tokenizer: tokenize.Tokenizer,
-    query_prompts: tuple[str, ...],
-    config: DataConfig,
-) -> None:
-    """Refuse token ids that another tokenizer made, or behind other prompts."""
-    do = "Prepare the data again for this run."
-    if given.tokenizer != tokenised.tokenizer_digest(tokenizer):
-        raise InputError(
-            "the tokenizer of this run", "ids of another", where=given.name, do=do
-        )
-    for name, most, length, cut in (
-        ("query", config.query_length, given.query_length, given.cut_queries),
-        ("passage", config.passage_length, given.passage_length, given.cut_passages),
-    ):
-        if cut and length < most:
-            raise InputError(
-                f"{name} texts of up to {most} tokens",
-                f"{cut:,} that were cut to {length}",
-                where=given.name,
-                do=f"Prepare the data again, or lower --data.{name}-length.",
-            )
-    made = (given.query_prompt, given.passage_prompt)
-    if query_prompts != made[:1] or config.prompts.passage != made[1]:
-        wanted = " or ".join(map(repr, query_prompts))
-        raise InputError(
-            f"the prompts {wanted} and {config.prompts.passage!r}",
-            f"{made[0]!r} and {made[1]!r}",
-            where=given.name,
-            do=do,
-        )
+    return TrainingSet(rows, before_queries, before_passages, *most, lengths=query)
 
 
 def _label_lengths(
@@ -338,7 +281,7 @@ def _label_lengths(
         return np.full(len(own), max(map(len, found)), np.uint16)
     # Some other text of the label has to fit: the shortest, or the next to it.
     needed = own.copy()
-    for group in rows.by_label.values():
+    for group, _ in rows.by_label.values():
         needed[group] = np.maximum(own[group], own[group[1]])
     return needed
 
@@ -347,8 +290,23 @@ def _negatives(dataset: Dataset, config: DataConfig) -> int:
     return config.negatives if dataset.negatives is None else dataset.negatives
 
 
-def _query_prompts(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
-    """What may stand before a query of a data set."""
+def query_prompts(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
+    """What may stand before a query of a data set.
+
+    Args:
+        dataset: has prompts of its own, or a task.
+        config: has the instructions of the tasks, and the model's prompts.
+
+    Returns:
+        At least one; one is drawn for each row.
+
+    Raises:
+        InputError: there is no instruction for its task, or the model takes none.
+
+    Example:
+        >>> query_prompts(Dataset("a.jsonl", prompts=("ask: ",)), DataConfig())
+        ('ask: ',)
+    """
     name = dataset.name or dataset.path
     if dataset.prompts and dataset.task:
         raise InputError("prompts or a task", "both", where=name)
@@ -357,10 +315,10 @@ def _query_prompts(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
     if not dataset.task:
         return (config.prompts.query,)
     if not config.instructions.get(dataset.task):
-        known = ", ".join(map(repr, config.instructions)) or "none"
+        known = ", ".join(map(repr, config.instructions))
         raise InputError(
             f"an instruction for the task {dataset.task!r}",
-            f"only {known}",
+            f"only those of {known}" if known else "no instructions",
             where=f"{name}: data.instructions",
         )
     return tuple(

@@ -1,6 +1,7 @@
 """A tokenizer trained for a run, on its own text."""
 
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -79,6 +80,15 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             minloglevel=3,
         )
     except RuntimeError as error:
+        told = re.search(r"smaller than required_chars\D*(\d+) vs (\d+)", str(error))
+        if told is not None:
+            least = int(told[2]) + len(SPECIAL)
+            raise InputError(
+                f"at least {least:,} vocabulary entries for the characters of the text",
+                f"{config.vocab_size:,}",
+                where="tokenizer.vocab_size",
+                do="Raise --tokenizer.vocab-size or name --tokenizer.pretrained.",
+            ) from None
         raise InputError(
             f"enough text to train {config.vocab_size} vocabulary entries",
             str(error).splitlines()[-1],

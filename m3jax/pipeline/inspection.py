@@ -277,7 +277,7 @@ def _uncut(
     query, passage = counts.query, counts.passage
     if opened.scan.kind == "labelled" and opened.config.labels == "text":
         passage = np.zeros(len(query), np.int64)
-        for label, rows in zip(
+        for label, (rows, _) in zip(
             one.rows.labels, one.rows.by_label.values(), strict=True
         ):
             texts = [prompt + label for prompt in one.passage_prompts]

@@ -78,8 +78,8 @@ def _lengths(sets: Sequence[TrainingSet], plan: Plan) -> Any:
 
 
 def _mixture(drawn: Drawn) -> Any:
-    """Share of each data set so far against what was asked, and shape by step."""
-    from matplotlib import pyplot
+    """Batches of each data set so far against what was asked, and shape by step."""
+    from matplotlib import pyplot, ticker
 
     plan = drawn.plan
     part, steps = drawn.part, np.arange(1, len(drawn.part) + 1)
@@ -99,19 +99,20 @@ def _mixture(drawn: Drawn) -> Any:
     for place, number in enumerate(order):
         color, label = color_of[number], None
         if place < _ROWS:
-            label = _short(drawn.sets[number].name)
+            label = f"{_short(drawn.sets[number].name)} {asked[number]:.1%}"
         elif place == _ROWS:
             label = f"{len(order) - _ROWS} more"
-        found = np.cumsum(part == number) / steps
-        above.plot(steps[thin], 100 * found[thin], color=color, lw=1.2, label=label)
-        above.axhline(100 * asked[number], color=color, linestyle=":", linewidth=1)
+        found = np.cumsum(part == number)
+        above.step(steps[thin], found[thin], color=color, lw=1.2, label=label)
+        line = asked[number] * steps
+        above.plot(steps[thin], line[thin], color=color, linestyle=":", linewidth=1)
     above.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-    # The first steps are all one data set's: they would take most of the height.
-    above.set(ylabel="% of the steps so far", ylim=(0, 130 * max(asked)))
+    above.set(ylabel="batches so far")
     above.set_title("Data sets over the steps; dotted: as asked for", fontsize=11)
+    below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
 
     colors = [color_of[int(number)] for number in part[thin]]
-    below.scatter(steps[thin], drawn.shape[thin], s=5, c=colors, marker="|")
+    below.scatter(steps[thin], drawn.shape[thin], s=14, c=colors, marker="|")
     below.margins(x=0.01)
     names = [f"{one.query_length} x {one.passage_length}" for one in plan.shapes]
     below.set_yticks(range(len(names)), names, fontsize=8)

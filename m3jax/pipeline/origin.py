@@ -11,7 +11,7 @@ from m3jax.core.types import Params
 from m3jax.data import tokenize, vocabulary
 from m3jax.data.prompts import Prompts
 from m3jax.data.tokenize import Tokenizer
-from m3jax.data.training_sets import Data
+from m3jax.data.training_sets import Data, datasets, query_prompts
 from m3jax.hub.folder import open_model
 from m3jax.pipeline.stage import Train
 
@@ -99,14 +99,22 @@ def check_prompts(stage: Train, tokenizer: Tokenizer) -> None:
         InputError: names the length that is too small.
     """
     data = stage.data
-    for name, prompt, length in (
-        ("query", data.prompts.query, data.query_length),
-        ("passage", data.prompts.passage, data.passage_length),
-    ):
+    rules = [
+        ("data.query_length", data.prompts.query, data.query_length),
+        ("data.passage_length", data.prompts.passage, data.passage_length),
+    ]
+    for one in datasets(data):
+        name = one.name or one.path
+        queries = query_prompts(one, data)
+        passages = queries if one.symmetric else (data.prompts.passage,)
+        most = one.query_length or data.query_length
+        rules += [(f"{name}: query_length", prompt, most) for prompt in queries]
+        most = one.passage_length or data.passage_length
+        rules += [(f"{name}: passage_length", prompt, most) for prompt in passages]
+    for where, prompt, length in rules:
         (row,) = tokenize.encode(tokenizer, [prompt], max_length=10**6)
         if len(row) >= length:
-            raise InputError(
-                f"more than the {len(row)} tokens of the {name} prompt",
-                f"{length}",
-                where=f"data.{name}_length",
-            )
+            side = where.rpartition(".")[2].rpartition(" ")[2].partition("_")[0]
+            found = f"{length}"
+            expected = f"more than the {len(row)} tokens of the {side} prompt"
+            raise InputError(expected, found, where=where)

@@ -111,7 +111,11 @@ def describe(data: Data) -> dict[str, Any]:
     """
     sets = {"dev": data.dev, "test": data.test}
     training = {
-        one.name: {"rows": one.count, "fingerprint": one.scan.content}
+        one.name: {
+            "rows": one.count,
+            "left out": dict(one.dropped),
+            "fingerprint": one.scan.content,
+        }
         for one in data.sets
     }
     return {

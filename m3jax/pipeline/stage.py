@@ -7,6 +7,7 @@ from m3jax.core.errors import InputError
 from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.config import DataConfig
 from m3jax.data.plan import Plan
+from m3jax.data.training_sets import datasets
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.losses.contrastive import BLOCKS
 from m3jax.nn.embedding import EmbeddingConfig
@@ -53,7 +54,7 @@ def check(stage: Train) -> None:
         InputError: names the field.
     """
     data, encoder, objective = stage.data, stage.model.encoder, stage.objective
-    lengths = (data.query_length, data.passage_length)
+    lengths = (data.query_length, data.passage_length, *_own_lengths(data))
     at_least = {
         "steps": (stage.steps, 1),
         "evaluate_every": (stage.evaluate_every, 1),
@@ -152,6 +153,14 @@ def check(stage: Train) -> None:
     for holds, where, expected, found in rules:
         if not holds:
             raise InputError(expected, f"{found}", where=where)
+
+
+def _own_lengths(data: DataConfig) -> list[int]:
+    """Lengths that data sets have in place of the common ones."""
+    given = (
+        x for one in datasets(data) for x in (one.query_length, one.passage_length)
+    )
+    return [length for length in given if length is not None]
 
 
 def steps_of(stage: Train, plan: Plan) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from m3jax.core.mesh import batch_shards, make_mesh, shardings
 from m3jax.core.types import Params
 from m3jax.data import batching, pipeline, tokenize
 from m3jax.data.batches import Batcher
+from m3jax.data.plan import Plan
 from m3jax.data.records import Retrieval
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, measure, open_data
@@ -74,6 +76,7 @@ def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
     check_trainable(shapes, _trainable(stage))
     batching.check_sizes(stage.data, _multiple(stage, mesh))
     data = open_data(stage.data)
+    _check_objective(data)
     if stage.init is None and stage.tokenizer.pretrained is not None:
         tokenize.load(stage.tokenizer.pretrained)  # it is there, before we write
     run.open_folder(folder, config, run.describe(data), fresh=fresh)
@@ -164,6 +167,49 @@ def _tokenizer(
     return tokenize.load(folder)
 
 
+def _check_objective(data: Data) -> None:
+    """Refuse what the contrastive loss would read as something else."""
+    for one in data.sets:
+        if one.scan.kind == "scored":
+            raise InputError(
+                "pairs, texts or labels: the contrastive loss knows no scores",
+                "graded pairs",
+                where=one.name,
+                do="--data.reading.columns names two columns to read as pairs.",
+            )
+        if one.config.teacher_scores:
+            raise InputError(
+                "no teacher_scores: the contrastive loss has no teacher",
+                "some",
+                where=one.name,
+            )
+
+
+def check_plan(path: Path, plan: Plan) -> None:
+    """Keep what the first start planned; refuse to go on with other batches.
+
+    Args:
+        path: where it is kept.
+        plan: of this start.
+
+    Raises:
+        InputError: with what differs.
+    """
+    now = json.loads(json.dumps(plan.facts()))
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if rows := configs.difference(old, now):
+            raise InputError(
+                "the batches that this run began with",
+                f"a change of {'; '.join(rows)}",
+                where=str(path),
+                do="A preset and batch_tokens depend on the number of devices: use the "
+                "same, or start the run anew with --fresh.",
+            )
+    else:
+        files.write_text(path, json.dumps(now, indent=2) + "\n")
+
+
 def _multiple(stage: Train, mesh: Mesh) -> int:
     """What the queries of a batch have to be a multiple of."""
     return batch_shards(mesh) * stage.objective.sub_batches
@@ -187,6 +233,7 @@ def _fit(
     plan = batching.make_plan(
         stage.data, sets, seed=stage.seed, multiple=_multiple(stage, mesh)
     )
+    check_plan(folder / STAGE / "plan.json", plan)
     steps = steps_of(stage, plan)
     tx = make_optimizer(optimizer, steps)
     schedule = make_schedule(stage.optimizer, steps)

@@ -48,7 +48,31 @@ def test_dice_are_fair_and_the_same_everywhere() -> None:
     assert [Dice(0, 1).below(10**9) for _ in range(2)] == [GOLDEN] * 2
 
 
-GOLDEN = 512_663_826
+GOLDEN = 267_170_752
+
+
+def test_neighbours_do_not_draw_the_same() -> None:
+    streams = []
+    for row in range(50):
+        dice = Dice(0, 0, 0, row)
+        streams.append({dice.below(2**60) for _ in range(20)})
+    assert len(set.union(*streams)) == 50 * 20
+
+
+def test_another_epoch_or_seed_draws_others(tmp_path: Path) -> None:
+    """As batches are made: of the same rows, other positives and negatives."""
+    row = {"pos": list("abcdefgh"), "neg": list("ijklmnopqrst")}
+    sets = {"a": [row | {"query": f"q{i}"} for i in range(8)]}
+    found = {}
+    for seed in (0, 1):
+        batcher = build(tmp_path, sets, negatives=3, seed=seed)
+        for epoch in (0, 1):
+            arrays = batcher(epoch)
+            order = np.argsort(arrays["row"])
+            found[seed, epoch] = arrays["passage_ids"][order]
+    for one, other in (((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 1), (1, 1))):
+        same = (found[one] == found[other]).all(-1)
+        assert same[:, 0].mean() < 0.7 and same[:, 1:].mean() < 0.5
 
 
 def test_positives_and_negatives_are_drawn_anew(tmp_path: Path) -> None:
@@ -98,6 +122,17 @@ def test_random_negatives_are_never_a_positive(tmp_path: Path) -> None:
     assert set(drawn) == {f"p{i}" for i in range(6)}
     assert all(abs(count - 20) < 15 for count in drawn.values())
     assert all(len(set(example.passages)) == 5 for example in found)
+
+
+def test_a_positive_of_another_row_of_the_query_is_no_negative(tmp_path: Path) -> None:
+    rows = [
+        {"query": "q", "pos": ["A"], "neg": ["B", "x"]},
+        {"query": "q", "pos": ["C", "B"]},
+        {"query": "other", "pos": ["B"]},
+        {"query": "third", "pos": ["D"]},
+    ]
+    found = examples(one_set(tmp_path, rows, negatives=3, fill="random"), 0)
+    assert set(passages(found)) == {("A", "x", "D", None)}
 
 
 def test_random_negatives_fit_the_batch(tmp_path: Path) -> None:
@@ -186,21 +221,24 @@ def test_one_of_several_prompts_for_each_row(tmp_path: Path) -> None:
     assert own.query_id != examples(one, 0, times=1)[0].query_id
 
 
-def test_long_texts_are_shuffled_in_three_pieces() -> None:
+def test_long_passages_are_shuffled_in_three_pieces() -> None:
     text = "".join(f"{i:03}" for i in range(100))
     found = Counter(shuffled(text, Dice(row), 0.25) for row in range(800))
-    assert abs(found[text] - 600 - 200 / 6) < 80
-    assert len(found) == 6
-    assert all(sorted(one) == sorted(text) for one in map(str, found))
+    assert abs(found[text] - 600) < 80
+    assert len(found) == 1 + 6
+    pieces = [text[:101], text[101:202], text[202:]]
+    for one in map(str, set(found) - {text}):
+        assert sorted(one.split(" ")) == sorted(pieces)
     assert shuffled(text[:100], Dice(0), 1.0) == text[:100]
     assert shuffled(text, Dice(0), 0.0) == text
 
 
-def test_the_share_of_shuffled_texts_reaches_the_batch(tmp_path: Path) -> None:
+def test_the_share_of_shuffled_passages_reaches_the_batch(tmp_path: Path) -> None:
     text = "".join(f"{i:03}" for i in range(60))
     rows = [{"query": text, "pos": [text]}]
-    for ratio, count in ((1.0, 2), (0.0, 1)):
+    for ratio, count in ((1.0, 3), (0.0, 1)):
         found = examples(one_set(tmp_path, rows, shuffle_ratio=ratio), 0, times=20)
-        assert len({one.query for one in found}) >= count
-        # It is still the same text, for telling false negatives.
-        assert {one.query_id for one in found} == {content_hash(text)}
+        assert len({one.passages[0] for one in found}) >= count
+        assert {one.query for one in found} == {text}
+        # It is still the same passage, for telling false negatives.
+        assert {one.passage_ids[0] for one in found} == {content_hash(text)}

@@ -21,16 +21,16 @@ def test_a_place_does_not_depend_on_the_others_asked_for() -> None:
     assert np.array_equal(permute(some, 10_000, (3, 1)), whole[some])
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_every_order_is_as_likely(count: int) -> None:
-    draws = 200 * int(np.prod(range(1, count + 1)))
+    draws = 100 * int(np.prod(range(1, count + 1)))
     orders = Counter(
         tuple(permute(np.arange(count), count, (seed,)).tolist())
         for seed in range(draws)
     )
-    assert len(orders) == draws // 200
-    # Six standard deviations of a count of 200.
-    assert all(abs(times - 200) < 6 * 200**0.5 for times in orders.values())
+    assert len(orders) == draws // 100
+    # Six standard deviations of a count of 100.
+    assert all(abs(times - 100) < 6 * 100**0.5 for times in orders.values())
 
 
 def test_long_orders_are_not_related() -> None:
@@ -54,5 +54,5 @@ def test_the_order_stays_what_it_is() -> None:
     assert permute(np.array([5]), 10**9, (7, 2)).tolist() == [GOLDEN_LARGE]
 
 
-GOLDEN = [3, 6, 0, 1, 4, 5, 7, 2]
-GOLDEN_LARGE = 380_535_102
+GOLDEN = [7, 0, 5, 6, 2, 4, 3, 1]
+GOLDEN_LARGE = 373_470_474

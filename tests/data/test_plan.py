@@ -68,13 +68,10 @@ def test_an_epoch_is_every_row_once(
                 # Nothing is cut off that the lengths had not cut off already.
                 assert sets[part].query[mine].max() <= one.shape.query_length
                 assert sets[part].passage[mine].max() <= one.shape.passage_length
-        if homogeneity == 1:
-            found = seen(planned)
-            assert {one for _, one, _ in found} == {epoch}
-    # Mixed batches change places across epochs: look at all from the beginning.
-    found = seen(all_of(plan, 0, 3 * steps))
-    assert set(found.values()) == {1}
-    assert len(found) == 3 * plan.rows_per_epoch
+        found = seen(planned)
+        assert {one for _, one, _ in found} == {epoch}
+        assert set(found.values()) == {1}
+        assert len(found) == plan.rows_per_epoch
     dropped = [part.dropped for part in plan.parts]
     assert plan.rows_per_epoch == sum(counts) - sum(dropped)
     assert all(0 <= rest < sizes[-1] for rest in dropped)
@@ -121,6 +118,25 @@ def test_without_homogeneity_data_sets_mix_by_their_rows() -> None:
     shares = [float((one.parts == 1).mean()) for one in all_of(plan, 0, 140)]
     assert 0.6 < np.mean(shares) < 0.73
     assert 0.1 < np.std(shares) < 0.25  # 0.17 for eight independent draws
+
+
+def test_a_window_never_goes_beyond_its_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("m3jax.data.plan.WINDOW", 16)
+    one = build([300], homogeneity=0.0)
+    steps = one.steps_per_epoch
+    for epoch in (0, 1):
+        found = seen(all_of(one, epoch * steps, (epoch + 1) * steps))
+        assert set(found.values()) == {1} and len(found) == one.rows_per_epoch
+
+
+def test_a_longer_run_changes_nothing_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m3jax.data.plan.WINDOW", 16)
+    plan = build([60, 90], weights=(1.0, 2.0), homogeneity=0.25)
+    short, long = plan.lasting(40), plan.lasting(90)
+    for step in range(40):
+        assert np.array_equal(batch(short, step).rows, batch(long, step).rows)
 
 
 @pytest.mark.parametrize("homogeneity", [1.0, 0.5])

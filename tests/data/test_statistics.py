@@ -302,7 +302,7 @@ def test_samples_of_mixed_batches_and_of_none(tmp_path: Path) -> None:
     for part, name in enumerate(SINGLE):
         found = samples.samples(batcher, part, 2)
         assert found and {one.dataset for one in found} == {name}
-    options = {"long": {"weight": 1000.0}, "short": {"weight": 1.0}}
+    options = {"long": {"weight": 100_000.0}, "short": {"weight": 1.0}}
     batcher = build(tmp_path, SINGLE, options=options, steps=20)
     assert samples.samples(batcher, 1, 2) == ()
     assert len(samples.samples(batcher, 0, 2)) == 2

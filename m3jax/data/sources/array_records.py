@@ -328,7 +328,8 @@ def _reader(file: Stamp) -> Any:
         try:
             reader.close()
         except RuntimeError as error:
-            found = f"one that is truncated, or something else ({error})"
+            told = f" ({error})" if str(error) else ""
+            found = f"one that is truncated, or something else{told}"
             where = file.path
             raise InputError(
                 "an ArrayRecord file", found, where=where, do=_DO

@@ -94,8 +94,8 @@ def _folder(folder: Path, dataset: Dataset, root: Path) -> Source:
     if any(folder.glob("corpus.jsonl*")):
         return beir.open_beir(folder, dataset.split, root)
     raise InputError(
-        "a folder that was prepared (prepared.json), saved by datasets "
-        "(dataset_info.json) or has BEIR's layout (corpus.jsonl)",
+        "a folder that was prepared (prepared.json), saved by datasets (state.json or "
+        "dataset_dict.json) or has BEIR's layout (corpus.jsonl)",
         "none of these files",
         where=str(folder),
         do=f"A glob names the files in it, e.g. {folder}/*.jsonl.",
@@ -108,7 +108,8 @@ def _kind(name: str) -> str:
         path = path.with_suffix("")
     if path.suffix not in KINDS:
         known = ", ".join(KINDS)
-        near = near_name(Path(name)) if "://" not in name else ""
+        missing = "://" not in name and not Path(name).exists()
+        near = near_name(Path(name)) if missing else ""
         found = path.suffix or "no ending"
         raise InputError(f"a file ending in {known}", found, where=name, do=near)
     return KINDS[path.suffix]
