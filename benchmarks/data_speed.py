@@ -44,8 +44,8 @@ def throughput(tokenizer: Path, folder: Path, rounds: int) -> Iterator[Row]:
 
     def ours() -> int:
         # As a worker does it: some steps together.
-        parts = [range(step, step + 8) for step in range(0, _STEPS, 8)]
-        made = [one for part in parts for one in batcher.batches(part)]
+        parts = [batcher.batches(step, step + 8) for step in range(0, _STEPS, 8)]
+        made = [one for part in parts for one in part]
         return sum(int(a["query.mask"].sum() + a["passage.mask"].sum()) for a in made)
 
     def bare() -> None:

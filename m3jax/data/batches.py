@@ -84,14 +84,15 @@ class Batcher:
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """Arrays of one training step: the fields of `core.types.Batch`, flat."""
-        (arrays,) = self.batches([step])
+        (arrays,) = self.batches(step, step + 1)
         return arrays
 
-    def batches(self, steps: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    def batches(self, start: int, stop: int) -> list[dict[str, np.ndarray]]:
         """Arrays of some steps, whose texts are tokenised together: that is faster.
 
         Args:
-            steps: numbers of steps.
+            start: first step.
+            stop: the step after the last.
 
         Returns:
             What each step alone would give.
@@ -99,7 +100,7 @@ class Batcher:
         Raises:
             InputError: a row cannot be read, or a source has changed.
         """
-        drafts = [self._draft(step) for step in steps]
+        drafts = [self._draft(one) for one in plans.batches(self.plan, start, stop)]
         queries = encode(
             self.tokenizer,
             [one.query for draft in drafts for one in draft.examples],
@@ -123,8 +124,7 @@ class Batcher:
         query, passage = iter(queries), iter(passages)
         return [self._arrays(draft, query, passage) for draft in drafts]
 
-    def _draft(self, step: int) -> "_Draft":
-        planned = plans.batch(self.plan, step)
+    def _draft(self, planned: plans.Planned) -> "_Draft":
         here = self.local[len(planned.rows)]
         parts, rows = planned.parts[here].tolist(), planned.rows[here].tolist()
         for part in set(parts):

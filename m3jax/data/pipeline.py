@@ -34,7 +34,7 @@ class _Together:
 
     def __call__(self, step: int) -> list[dict[str, np.ndarray]]:
         last = min(step + self.count, self.stop)
-        return self.batcher.batches(range(step, last))
+        return self.batcher.batches(step, last)
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -242,8 +242,34 @@ def batch(plan: Plan, step: int) -> Planned:
         >>> sorted(rows.tolist())
         [0, 1, 2, 3, 4, 5]
     """
-    place = places(plan, step, step + 1)
-    part, epoch, shape, number = (int(one[0]) for one in place)
+    (planned,) = batches(plan, step, step + 1)
+    return planned
+
+
+def batches(plan: Plan, start: int, stop: int) -> list[Planned]:
+    """Tell the rows of some steps: what `batch` tells of each, in less time.
+
+    Args:
+        plan: the plan.
+        start: first step.
+        stop: the step after the last.
+
+    Returns:
+        One a step.
+
+    Example:
+        >>> lengths = Lengths(np.full(6, 3), np.full(6, 3))
+        >>> plan = make_plan([lengths], shapes=[Shape(3, 3)], sizes=[3], seed=0)
+        >>> len(batches(plan, 0, 4))
+        4
+    """
+    found = zip(*(one.tolist() for one in places(plan, start, stop)), strict=True)
+    return [_filled(plan, start + i, *place) for i, place in enumerate(found)]
+
+
+def _filled(
+    plan: Plan, step: int, part: int, epoch: int, shape: int, number: int
+) -> Planned:
     size = plan.sizes[shape]
     fixed = round(plan.homogeneity * size)
     first = number * size + np.arange(fixed if fixed < size else size)

@@ -131,7 +131,7 @@ def test_each_row_brings_what_its_data_set_says(tmp_path: Path) -> None:
 
 def test_steps_made_together_are_what_each_would_be(tmp_path: Path) -> None:
     batcher = mixture(tmp_path, homogeneity=0.75)
-    for step, arrays in enumerate(batcher.batches(range(3, 12)), start=3):
+    for step, arrays in enumerate(batcher.batches(3, 12), start=3):
         assert_equal(arrays, batcher(step))
 
 
