@@ -8,36 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from m3jax.core.errors import InputError
+from m3jax.data.parts import Part, make_part
 from m3jax.data.permutation import permute
-from m3jax.data.shapes import Lengths, Shape, assign, parents
+from m3jax.data.shapes import Lengths, Shape, parents
 from m3jax.data.turns import take_turns
 
 # Steps whose rows are mixed with one another where batches are not homogeneous.
 WINDOW = 1_024
 # What a shuffle is for: equal seeds in different places give different orders.
 _ROWS, _ORDER, _MIX = 1, 2, 3
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The rows of one data set, by shape.
-
-    Attributes:
-        rows: row numbers, int32, those of the first shape first.
-        own: how many rows each shape has of its own.
-        batches: whole batches of each shape in an epoch.
-        left: rows that each shape hands on; those of the last are dropped.
-    """
-
-    rows: np.ndarray
-    own: tuple[int, ...]
-    batches: tuple[int, ...]
-    left: tuple[int, ...]
-
-    @property
-    def dropped(self) -> int:
-        """Rows of an epoch that fill no batch, of the longest shape."""
-        return self.left[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +142,7 @@ def make_plan(
     kept = [*keep, *[None] * (len(sets) - len(keep))]
     up = parents(shapes)
     parts = tuple(
-        _part(one, shapes, sizes, up, rows)
+        make_part(one, shapes, sizes, up, rows)
         for one, rows in zip(sets, kept, strict=True)
     )
     for number, part in enumerate(parts):
@@ -188,31 +167,6 @@ def make_plan(
         before,
         period,
     )
-
-
-def _part(
-    lengths: Lengths,
-    shapes: Sequence[Shape],
-    sizes: Sequence[int],
-    up: Sequence[int],
-    keep: np.ndarray | None,
-) -> Part:
-    if keep is not None:
-        lengths = lengths.of(keep)
-    shape_of = assign(lengths, shapes)
-    rows = np.argsort(shape_of, kind="stable").astype(np.int32)
-    own = np.bincount(shape_of, minlength=len(shapes))
-    total = own.copy()
-    batches, left = [], []
-    for number, size in enumerate(sizes):
-        whole, rest = divmod(int(total[number]), size)
-        batches.append(whole)
-        left.append(rest)
-        if up[number] >= 0:
-            total[up[number]] += rest
-    if keep is not None:
-        rows = keep[rows].astype(np.int32)
-    return Part(rows, tuple(own.tolist()), tuple(batches), tuple(left))
 
 
 def batch(plan: Plan, step: int) -> Planned:
