@@ -57,7 +57,7 @@ def _tables(found: Inspection) -> Iterable[tuple[str, Sequence[str], _Rows]]:
                 f"{one.rows:,}",
                 f"{one.trained_on:,}",
                 _percent(one.share),
-                f"{one.times:.2f}x",
+                f"{one.times:,.2f}x" if one.times >= 1 else f"{one.times:.2%}",
                 _languages(one.languages),
             )
             for one in sets
@@ -83,8 +83,7 @@ def _tables(found: Inspection) -> Iterable[tuple[str, Sequence[str], _Rows]]:
                 _short(one.name),
                 f"{one.group}",
                 "on" if one.in_batch else "off",
-                f"{one.negatives.mean:.1f}",
-                f"{one.negatives.min}",
+                *_negatives(one),
                 *_repeats(one),
             )
             for one in sets
@@ -139,6 +138,13 @@ def _table(header: Sequence[str], rows: _Rows, *, plain: bool) -> Table:
     return made
 
 
+def _negatives(one: SetFacts) -> tuple[str, str]:
+    """Mean and least; of labelled texts, what stands in their place."""
+    if one.kind == "labelled":
+        return "labels", ""
+    return f"{one.negatives.mean:.1f}", f"{one.negatives.min}"
+
+
 def _totals(found: Inspection) -> Iterable[str]:
     one = found.totals
     yield (
@@ -147,18 +153,20 @@ def _totals(found: Inspection) -> Iterable[str]:
     )
     real = round(one.tokens_per_epoch * one.efficiency)
     yield f"tokens    {one.tokens_per_epoch:,} an epoch, {real:,} without padding"
-    yield f"compiled  {one.programs} forms of batches, each once"
-    exact = abs(one.counted_efficiency - one.counted_by_lengths) < 1e-9
-    told = "" if exact else " by the longest prompt and passage of each row"
-    yield (
-        f"filled    {one.efficiency:.3f}{told} (queries {one.query:.3f}, passages "
-        f"{one.passage:.3f})"
-    )
-    if not exact:
+    forms = "form" if one.programs == 1 else "forms"
+    yield f"compiled  {one.programs} {forms} of batches, each once"
+    by_lengths = f"(queries {one.query:.3f}, passages {one.passage:.3f})"
+    if abs(one.counted_efficiency - one.counted_by_lengths) < 1e-9:
+        yield f"filled    {one.efficiency:.3f} {by_lengths}"
+    else:  # what was counted comes first: the rest is an upper bound
         yield (
-            f"          {one.counted_efficiency:.3f} as counted in "
+            f"filled    {one.counted_efficiency:.3f} as counted in "
             f"{one.counted_rows:,} rows of {one.counted_batches:,} batches (by the "
             f"longest: {one.counted_by_lengths:.3f})"
+        )
+        yield (
+            f"          {one.efficiency:.3f} at most, by the longest prompt and "
+            f"passage of each row {by_lengths}"
         )
     yield (
         f"          {one.random_efficiency:.3f} with random batches of "
