@@ -22,6 +22,8 @@ from m3jax.data.batches import Batcher
 
 _TOGETHER = 256  # rows that are tokenised together, in batches of fewer
 _AHEAD = 3  # such pieces of work that each worker keeps ready
+# Of a worker. Tokenising gives up Python's lock, so one can read and pack meanwhile.
+_THREADS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,8 @@ class Stream(Iterator[Batch]):
         steps = grain.MapDataset.range(start, self._stop, work.count).map(work)
         made = steps.to_iter_dataset(
             grain.ReadOptions(
-                num_threads=0 if self._workers == 0 else 1, prefetch_buffer_size=1
+                num_threads=_THREADS if self._workers else 0,
+                prefetch_buffer_size=_THREADS,
             )
         )
         if self._workers:

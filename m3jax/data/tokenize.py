@@ -2,7 +2,7 @@
 
 import json
 import logging
-import threading
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from m3jax.core import files
 from m3jax.core.errors import InputError
+from m3jax.data.tokenised import cut, end_tokens
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -23,7 +24,6 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 # Files of tokenizers from before tokenizer.json.
-_LOCK = threading.Lock()
 _OLDER = ("vocab.txt", "sentencepiece.bpe.model", "merges.txt")
 
 
@@ -193,27 +193,56 @@ def encode(
 
     Returns:
         One int32 array a text.
+
+    Raises:
+        InputError: a length that does not even hold the special tokens.
     """
-    return [
-        np.array(row.ids, np.int32) for row in _encoded(tokenizer, texts, max_length)
-    ]
+    return encode_counted(tokenizer, texts, max_length=max_length)[0]
 
 
 def encode_counted(
     tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int
 ) -> tuple[list[np.ndarray], int]:
     """Texts to ids as `encode` does it, and how many of them were cut."""
-    found = _encoded(tokenizer, texts, max_length)
-    rows = [np.array(row.ids, np.int32) for row in found]
-    return rows, sum(bool(row.overflowing) for row in found)
+    require_room(tokenizer, max_length)
+    # Cut here: a tokenizer that cuts makes objects of all that it cuts off.
+    found = [_ids(row) for row in tokenizer.backend.encode_batch_fast(list(texts))]
+    long = [i for i, row in enumerate(found) if len(row) > max_length]
+    if long:
+        end = end_tokens(tokenizer)
+        for i in long:
+            found[i] = cut(found[i], max_length, end=end)
+    return found, len(long)
 
 
-def _encoded(
-    tokenizer: Tokenizer, texts: Sequence[str], max_length: int
-) -> Sequence[Encoding]:
-    with _LOCK:  # the length to cut to is a state of the tokenizer
-        tokenizer.backend.enable_truncation(max_length)
-        return tokenizer.backend.encode_batch_fast(list(texts))
+def require_room(tokenizer: Tokenizer, max_length: int) -> None:
+    """Refuse a length that does not even hold the special tokens.
+
+    Args:
+        tokenizer: which tokenizer.
+        max_length: tokens kept of each text.
+
+    Raises:
+        InputError: it is too short.
+
+    Example:
+        >>> from m3jax.testing import tiny_tokenizer
+        >>> require_room(tiny_tokenizer(), 1)
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: max_length: expected room for the special \
+tokens, found 1 tokens
+    """
+    if max_length < max(tokenizer.backend.num_special_tokens_to_add(False), 1):
+        expected, found = "room for the special tokens", f"{max_length} tokens"
+        raise InputError(expected, found, where="max_length")
+
+
+def _ids(row: Encoding) -> np.ndarray:
+    """The ids of a text; numpy takes twice as long to read a list."""
+    ids = row.ids
+    found = np.empty(len(ids), np.int32)
+    struct.pack_into(f"{len(ids)}i", found, 0, *ids)
+    return found
 
 
 def encode_pairs(

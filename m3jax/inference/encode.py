@@ -284,6 +284,7 @@ def _tokenize(
 ) -> tuple[list[np.ndarray], int]:
     """Ids of each text, and how many texts were cut."""
     room = max_length if every is None else tokenize.room_for_first(max_length, every)
+    tokenize.require_room(tokenizer, room)
     rows: list[np.ndarray] = []
     cut = 0
     with bar(said, len(texts), "texts", show=show) as advance:
@@ -293,12 +294,6 @@ def _tokenize(
             rows += found
             cut += more
             advance(len(part))
-    # A tokenizer that cannot fit its special tokens does not truncate at all.
-    longest = max((len(row) for row in rows), default=0)
-    if room < 1 or longest > room:
-        raise InputError(
-            "room for the special tokens", f"{max_length} tokens", where="max_length"
-        )
     if every is not None:
         rows = [tokenize.repeat_first(row, every) for row in rows]
     return rows, cut

@@ -57,7 +57,8 @@ class LineRows:
         if not 0 <= index < self.count:
             raise IndexError(f"row {index} of {self.count}")
         start, stop = int(starts[index]), int(starts[index + 1])
-        block = os.pread(_opened(self).descriptor, stop - start, start)
+        file = _opened(self)
+        block = os.pread(file.descriptor, stop - start, start)
         if len(block) < stop - start:
             block = self._read(start, stop)  # a row above 2 GB, or a shorter file
         try:
@@ -126,8 +127,8 @@ class LineRows:
         return {"text": utf8(line.rstrip(b"\r"), where="")}
 
     def _read(self, start: int, stop: int) -> bytes:
-        buffer = np.empty(stop - start, np.uint8)
-        if offsets.read_into(_opened(self).descriptor, buffer, start) < len(buffer):
+        buffer, file = np.empty(stop - start, np.uint8), _opened(self)
+        if offsets.read_into(file.descriptor, buffer, start) < len(buffer):
             raise self._changed()
         return buffer.tobytes()
 
@@ -211,7 +212,7 @@ def _build(plain: Path, found: Stamp, folder: Path) -> dict[str, Any]:
 
 
 class _Opened:
-    """A file that is open until nothing uses it."""
+    """A file that is open until nothing uses it; hold it while its number is used."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
