@@ -226,31 +226,30 @@ def example(one: TrainingSet, row: int, dice: Dice, *, longest: int) -> Example:
     Raises:
         InputError: the row cannot be read, or lacks the scores of a teacher.
     """
-    record = one.rows.source[row]
-    config = one.rows.config
+    rows = one.rows
+    record, config = rows.source[row], rows.config
     prompts = one.query_prompts
     query, own = query_of(record)
     chosen = dice.below(len(prompts)) if len(prompts) > 1 else 0
     prompt = prompts[chosen] if own is None else own
-    drawn = draw(one.rows, row, record, dice, longest=longest)
+    drawn = draw(rows, row, record, dice, longest=longest)
     before = prompt if config.symmetric else one.passage_prompts[0]
     if config.teacher_scores:
-        _require_scores(record, f"{one.rows.source.name}: row {row}")
+        _require_scores(record, f"{rows.source.name}: row {row}")
     query_id = digest(query) if own is None else content_hash(f"{own}{query}")
     if isinstance(record, Labelled) and config.labels == "same":
         query_id = content_hash(record.label)
     ratio = config.shuffle_ratio
+    texts = [  # a list, and then a tuple: twice as fast as a generator
+        None if one is None else _with(before, shuffled(one.text, dice, ratio))
+        for one in drawn
+    ]
     return Example(
         query=_with(prompt, query),
-        passages=tuple(
-            None
-            if passage is None
-            else _with(before, shuffled(passage.text, dice, ratio))
-            for passage in drawn
-        ),
+        passages=tuple(texts),
         query_id=query_id,
-        passage_ids=tuple(_NONE if p is None else p.id for p in drawn),
-        teacher_scores=tuple(0.0 if p is None else p.score for p in drawn),
+        passage_ids=tuple([_NONE if one is None else one.id for one in drawn]),
+        teacher_scores=tuple([0.0 if one is None else one.score for one in drawn]),
         label=record.score if isinstance(record, Scored) else np.nan,
     )
 

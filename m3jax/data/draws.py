@@ -111,13 +111,16 @@ class Dice:
     """
 
     def __init__(self, *key: int) -> None:
-        self._state = 0
-        for part in key:
-            self._state = self._state * 0xD1342543DE82EF95 + part + 1
-        # Far apart: rows that are neighbours would draw one another's numbers.
-        self._state = mixed(self._state)
+        self._key = key
+        self._state: int | None = None  # most rows need no number
 
     def _next(self) -> int:
+        if self._state is None:
+            state = 0
+            for part in self._key:
+                state = state * 0xD1342543DE82EF95 + part + 1
+            # Far apart: rows that are neighbours would draw one another's numbers.
+            self._state = mixed(state)
         self._state += 1
         return mixed(self._state)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from m3jax.core.errors import InputError
 
+# What json.loads calls, without its arguments.
+_decode = json.JSONDecoder().decode
 _KINDS = {
     bool: "a boolean",
     type(None): "null",
@@ -36,7 +38,7 @@ def json_object(line: bytes | str, *, where: str) -> dict[str, object]:
     """
     text = utf8(line, where=where)
     try:
-        value = json.loads(text)
+        value = _decode(text)
     except json.JSONDecodeError as error:
         found = f"an error at column {error.colno} ({error.msg})"
         raise InputError("a line of JSON", found, where=where) from None

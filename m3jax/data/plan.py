@@ -218,18 +218,33 @@ def batches(plan: Plan, start: int, stop: int) -> list[Planned]:
         4
     """
     found = zip(*(one.tolist() for one in places(plan, start, stop)), strict=True)
-    return [_filled(plan, start + i, *place) for i, place in enumerate(found)]
+    alike: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+    for i, (*cell, number) in enumerate(found):
+        alike.setdefault(tuple(cell), []).append((i, number))
+    made: dict[int, Planned] = {}
+    for (part, epoch, shape), some in alike.items():
+        own = _own(plan, part, epoch, shape, [number for _, number in some])
+        for (i, _), rows in zip(some, own, strict=True):
+            made[i] = _filled(plan, start + i, part, epoch, shape, rows)
+    return [made[i] for i in range(stop - start)]
+
+
+def _own(
+    plan: Plan, part: int, epoch: int, shape: int, numbers: Sequence[int]
+) -> np.ndarray:
+    """Rows that some batches of a data set do not change, one line a batch."""
+    size = plan.sizes[shape]
+    fixed = round(plan.homogeneity * size)
+    at = np.array(numbers)[:, None] * size + np.arange(fixed)
+    return rows_at(plan, part, epoch, shape, at.reshape(-1)).reshape(at.shape)
 
 
 def _filled(
-    plan: Plan, step: int, part: int, epoch: int, shape: int, number: int
+    plan: Plan, step: int, part: int, epoch: int, shape: int, rows: np.ndarray
 ) -> Planned:
-    size = plan.sizes[shape]
-    fixed = round(plan.homogeneity * size)
-    first = number * size + np.arange(fixed if fixed < size else size)
-    rows = rows_at(plan, part, epoch, shape, first)
-    whose = np.full(len(first), part, np.int16)
-    epochs = np.full(len(first), epoch)
+    size, fixed = plan.sizes[shape], len(rows)
+    whose = np.full(fixed, part, np.int16)
+    epochs = np.full(fixed, epoch)
     if fixed < size:
         others = _mixed(plan, step, shape, fixed)
         rows = np.concatenate([rows, others.rows])
