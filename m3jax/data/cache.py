@@ -255,7 +255,7 @@ def unpacked(path: str | Path, root: Path) -> Path:
 
 def _unpack(file: io.BufferedReader, target: Path, where: str) -> None:
     needed = packed.unpacked_size(file)
-    size, done, unpacked = file.seek(0, os.SEEK_END), 0, 0
+    size, done, lines = file.seek(0, os.SEEK_END), 0, 0
     file.seek(0)
     with (
         _new_file(target, needed, where) as out,
@@ -263,14 +263,14 @@ def _unpack(file: io.BufferedReader, target: Path, where: str) -> None:
     ):
         stream = packed.unpacking(file)
         try:
-            while block := stream.read(_BLOCK):
-                unpacked += out.write(block)
+            while block := stream.read1(_BLOCK):  # all there is before any damage
+                out.write(block)
+                lines += block.count(b"\n")
                 at = file.tell()
                 advance(at - done)
                 done = at
         except packed.DAMAGE as error:
-            after = f"{unpacked:,} bytes of content"
-            raise packed.damaged(error, where=where, after=after) from None
+            raise packed.damaged(error, where=where, after=f"line {lines}") from None
 
 
 def _fetch(files: Any, inner: str, path: str, size: int | None, target: Path) -> None:
@@ -342,8 +342,12 @@ def _file_system(path: str) -> tuple[Any, str]:
             where=path,
             do=f"pip install {package}",
         ) from None
-    except ValueError as error:  # fsspec's words for a protocol that it does not know
-        raise InputError("a URL", str(error), where=path) from None
+    except ValueError:
+        raise InputError(
+            "a kind of URL that fsspec reads: https://, gs://, s3://, hf://, ...",
+            f"{protocol}://",
+            where=path,
+        ) from None
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ def prepare(
     texts = texts or Texts()
     _check(source, tokenizer, texts, shards, processes)
     found = scan(source, root=root, on_bad_row=on_bad_row, processes=processes)
+    for line in found.told(source.name):
+        say(line)
     if shards is not None and shards > found.rows:
         expected = f"at most {found.rows:,}, one a row"
         raise InputError(expected, f"{shards:,}", where="shards")
@@ -115,6 +117,12 @@ def prepare(
             say(f"{folder}: all shards were there")
             return open_prepared(folder)
         work = _Work(source, found, tokenizer, texts)
+        missing = [at for at in range(count) if not out.has(at)]
+        try:
+            _require_room(out, work, missing)
+        except InputError:
+            out.give_back()
+            raise
         _write(out, work, how_many(found.rows, processes), show, say)
         source.check()
         end = tokenised.end_tokens(tokenizer)
@@ -185,7 +193,6 @@ def _write(
     for at in rows.keys() - missing.keys():
         say(f"{out.shard(at).name}: was there")
     total = sum(stop - start for start, stop in missing.values())
-    _require_room(out, work, total)
     tasks = (block for span in missing.values() for block in _blocks(*span))
     done = in_order(_block_of, (work,), tasks, processes=processes)
     with (
@@ -230,10 +237,12 @@ def _summary(out: ShardFolder, found: Scan) -> dict[str, Any]:
     }
 
 
-def _require_room(out: ShardFolder, work: _Work, rows: int) -> None:
+def _require_room(out: ShardFolder, work: _Work, missing: Sequence[int]) -> None:
     """Refuse to begin what the disk has no room for, by the size of some rows."""
-    if not rows:
+    if not missing:
         return
+    spans = [_rows(at, out.shards, work.found.rows) for at in missing]
+    rows = sum(stop - start for start, stop in spans)
     step = max(work.found.rows // _SAMPLE, 1)
     sample = range(0, work.found.rows, step)
     sizes = [len(work.block((at, at + 1)).records[0]) + _PLACE for at in sample]

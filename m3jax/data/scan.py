@@ -21,7 +21,7 @@ from m3jax.data.sources.picked import Picked
 
 BLOCK = 10_000  # rows of a task
 _FORMAT = 2
-_REASONS = 20
+_REASONS, _TOLD = 20, 3  # kept, and shown to the user
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,22 @@ class Scan:
     def row(self) -> np.ndarray | None:
         """Number of each good row in the source, int64; None where all are good."""
         return column(f"{self.folder}/row.npy") if self.bad else None
+
+    def told(self, name: str) -> list[str]:
+        """What a user is told of the rows that were left out, in lines.
+
+        Args:
+            name: of the source.
+
+        Returns:
+            Nothing where all rows are good.
+        """
+        if not self.bad:
+            return []
+        first = [f"skipped: {reason}" for reason in self.reasons[:_TOLD]]
+        rest = f", the first {_TOLD} are above" if self.bad > _TOLD else ""
+        of = f"{self.bad:,} of {self.rows + self.bad:,} rows of {name}"
+        return [*first, f"skipped: {of}{rest}"]
 
     def good(self, source: Source) -> Source:
         """The good rows of a source.

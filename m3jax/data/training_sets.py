@@ -25,7 +25,6 @@ from m3jax.data.tokenised import texts_of
 
 # Texts that a tokenizer is trained on at most.
 _SAMPLE = 1_000_000
-_TOLD = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,12 +143,8 @@ def _open(one: Dataset, config: DataConfig) -> Opened:
     root = cache.root(config.cache, one.path)
     found = scan(source, root=root, on_bad_row=one.on_bad_row)
     dropped = {"bad": found.bad} if found.bad else {}
-    for reason in found.reasons[:_TOLD]:
-        print(f"skipped: {reason}", file=sys.stderr)
-    if found.bad:
-        of = f"{found.bad:,} of {len(source):,} rows of {source.name}"
-        rest = f", the first {_TOLD} are above" if found.bad > _TOLD else ""
-        print(f"skipped: {of}{rest}", file=sys.stderr)
+    for line in found.told(source.name):
+        print(line, file=sys.stderr)
     kept = None
     if found.kind == "labelled" and one.labels == "same":
         label = np.asarray(found.partner)

@@ -172,7 +172,7 @@ def test_a_url_that_cannot_be_read(tmp_path: Path, memory, monkeypatch):
     memory.pipe("/b/a", b"")
     with pytest.raises(InputError, match=r"expected a file, found a folder\. Name the"):
         cache.local("memory://b", tmp_path)
-    with pytest.raises(InputError, match="expected a URL, found Protocol not known: x"):
+    with pytest.raises(InputError, match="of URL that fsspec reads: .* found x-y://$"):
         cache.local("x-y://a", tmp_path)
 
     def refuse(path: str):

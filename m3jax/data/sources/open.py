@@ -72,11 +72,7 @@ def open_source(dataset: Dataset, *, cache_folder: str | None = None) -> Source:
     if kind == "array_record":
         return _read(array_records.open_array_record(files), dataset, root)
     opened = [
-        _read(
-            lines.open_lines(file, root=root, kind=_LINES[kind], name=name),
-            dataset,
-            root,
-        )
+        _read(_lines(file, root, _LINES[kind], name), dataset, root)
         for name, file in zip(names, files, strict=True)
     ]
     return opened[0] if len(opened) == 1 else Joined(tuple(opened))
@@ -84,6 +80,21 @@ def open_source(dataset: Dataset, *, cache_folder: str | None = None) -> Source:
 
 def _hub(name: str, dataset: Dataset, root: Path) -> Rows:
     return arrow.open_hub(name, subset=dataset.subset, split=dataset.split, root=root)
+
+
+def _lines(file: Path, root: Path, kind: lines.Kind, name: str) -> Rows:
+    found = lines.open_lines(file, root=root, kind=kind, name=name)
+    if kind == "json":
+        first = next(found.lines(0, 1)).strip()
+        # A list within a file of lines is a bad row; one over the whole file is none.
+        if first.startswith(b"[") and (len(found) == 1 or not first.endswith(b"]")):
+            raise InputError(
+                "an object a line",
+                "one array of them",
+                where=name,
+                do=f"Write its objects into lines: jq -c '.[]' {name} > rows.jsonl",
+            )
+    return found
 
 
 def _folder(folder: Path, dataset: Dataset, root: Path) -> Source:
@@ -128,13 +139,17 @@ def _read(rows: Rows, dataset: Dataset, root: Path) -> Source:
 
 def _layout(rows: Rows, dataset: Dataset) -> layouts.Layout:
     last = min(len(rows), 1 if dataset.on_bad_row == "stop" else 100) - 1
+    first: InputError | None = None
     for number in range(last + 1):
         try:
             row = rows.row(number)
             return layouts.find(dataset.layout, dataset.columns, row)
         except InputError as error:
-            if number == last:
-                if error.where.startswith(rows.name):
-                    raise
-                raise error.at(rows.where(number)) from None
-    raise AssertionError("there is a row")
+            named = error.where.startswith(rows.name)
+            first = first or (error if named else error.at(rows.where(number)))
+    assert first is not None
+    if not last:
+        raise first
+    found = f"none ({first})"
+    expected = f"a row among the first {last + 1} that tells the layout"
+    raise InputError(expected, found, where=rows.name)
