@@ -148,7 +148,8 @@ class _Zstd(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         try:
-            data = self._stream.read(len(buffer))
+            # Little at a time: what stands before the damage is read.
+            data = self._stream.read(min(len(buffer), io.DEFAULT_BUFFER_SIZE))
         except OSError as error:
             if error.errno is not None:  # of the disk, not of the packing
                 raise

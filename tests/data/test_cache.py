@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -172,7 +173,7 @@ def test_a_url_that_cannot_be_read(tmp_path: Path, memory, monkeypatch):
     memory.pipe("/b/a", b"")
     with pytest.raises(InputError, match=r"expected a file, found a folder\. Name the"):
         cache.local("memory://b", tmp_path)
-    with pytest.raises(InputError, match="of URL that fsspec reads: .* found x-y://$"):
+    with pytest.raises(InputError, match=r"of URL that fsspec reads: .* found x-y://$"):
         cache.local("x-y://a", tmp_path)
 
     def refuse(path: str):
@@ -252,6 +253,8 @@ def test_a_damaged_file_leaves_nothing(tmp_path: Path, pack, damage: str):
     with pytest.raises(InputError, match=f"a whole {kind} file, found one") as caught:
         cache.unpacked(path, tmp_path / "cache")
     assert caught.value.where == str(path)
+    told = re.search(r"damaged after (line \d+)", caught.value.found)
+    assert told is not None
     assert left(tmp_path / "cache") == []
     # The same where lines are read without unpacking the file.
     read = []
@@ -259,6 +262,7 @@ def test_a_damaged_file_leaves_nothing(tmp_path: Path, pack, damage: str):
         for _, line in lines(path):
             read.append(line)
     assert read == TEXT.splitlines()[: len(read)]
+    assert told[1] == f"line {len(read)}"
 
 
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS)

@@ -201,6 +201,24 @@ def test_few_files_are_open_at_once(tmp_path: Path):
     assert sum(handle.resolve().parent == tmp_path for handle in found) == 128
 
 
+def test_a_file_stays_open_while_it_is_read(tmp_path: Path, monkeypatch):
+    """Another thread may open so many files meanwhile that this one is forgotten."""
+    rows = opened(tmp_path / "a", json_lines(ROWS))
+    read, preadv = os.pread, os.preadv
+
+    def forgotten(function):
+        def call(*arguments):
+            source._opened_file.cache_clear()
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(os, "pread", forgotten(read))
+    monkeypatch.setattr(os, "preadv", forgotten(preadv))
+    assert rows.row(5) == ROWS[5]
+    assert list(rows.rows(2, 4)) == ROWS[2:4]
+
+
 def test_a_url_of_lines(tmp_path: Path):
     fsspec.filesystem("memory").pipe(
         "/b/rows.jsonl.gz", gzip.compress(json_lines(ROWS))

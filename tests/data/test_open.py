@@ -255,6 +255,32 @@ def test_the_first_good_row_tells_the_layout(tmp_path: Path) -> None:
         open_source(dataset, cache_folder=str(tmp_path))
     skipping = Dataset(str(path), on_bad_row="skip")
     assert open_source(skipping, cache_folder=str(tmp_path))[2] == PAIRS[0]
+    path.write_text('{"query": 1\n' * 120 + json.dumps(ROWS[0]) + "\n")
+    said = r"a row among the first 100 that tells the layout, found none \(.*jsonl:1: "
+    with pytest.raises(InputError, match=said):
+        open_source(skipping, cache_folder=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text", ["[{rows}]", "[\n{rows}\n]\n", "\n  [{rows},\n{rows}]"]
+)
+@pytest.mark.parametrize("on_bad_row", ["stop", "skip"])
+def test_an_array_of_rows_is_no_file_of_lines(
+    text: str, on_bad_row: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(text.replace("{rows}", json.dumps(ROWS[0])))
+    dataset = Dataset(str(tmp_path / "a.json"), on_bad_row=on_bad_row)
+    with pytest.raises(
+        InputError, match=r"found one array of them\. Write its objects"
+    ):
+        open_source(dataset, cache_folder=str(tmp_path))
+
+
+def test_a_list_among_rows_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f"[1]\n{json.dumps(ROWS[0])}\n")
+    dataset = Dataset(str(path), on_bad_row="skip")
+    assert open_source(dataset, cache_folder=str(tmp_path))[1] == PAIRS[0]
 
 
 def test_a_program_that_lost_its_guard_says_so(tmp_path: Path) -> None:

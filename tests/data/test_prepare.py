@@ -244,4 +244,27 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         InputError, match=r"out: expected about 4,\d\d\d bytes of free spac"
     ):
         call(tmp_path)
-    assert not list((tmp_path / "out").glob("*shard*"))
+    assert not (tmp_path / "out").exists()
+    # What was finished before stays.
+    monkeypatch.undo()
+    out = tmp_path / "out"
+    call(tmp_path, shards=2)
+    shard = out / "shard-00001-of-00002.array_record"
+    (out / "prepared.json").rename(out / "unfinished.json")
+    counts = {"rows": 6, "cut": {}, "tokens": {}, "bytes": shard.stat().st_size}
+    shard.with_suffix(".json").write_text(json.dumps(counts))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(9, 9, 1000))
+    with pytest.raises(InputError, match="bytes of free space"):
+        call(tmp_path, shards=2)
+    assert shard.exists() and (out / "unfinished.json").exists()
+
+
+def test_bad_rows_are_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    rows: Any = [*ROWS, *[{"query": "", "pos": ["a"]}] * 4]
+    given = source(tmp_path, rows, on_bad_row="skip")
+    call(tmp_path, given, on_bad_row="skip", say=told.append)
+    place = f"{tmp_path}/a.jsonl"
+    assert told[0].startswith(f"skipped: {place}:{len(ROWS) + 1}: query: expected a te")
+    of = f"4 of {len(rows)} rows of {place}, the first 3 are above"
+    assert told[3] == f"skipped: {of}"

@@ -1,8 +1,12 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, processors
 
 from m3jax.core.errors import InputError
 from m3jax.data import tokenize
@@ -47,6 +51,44 @@ def test_long_texts_are_cut_and_keep_their_end(max_length: int) -> None:
     (whole,) = tokenize.encode(tokenizer, [TEXTS[0]], max_length=64)
     assert len(cut) == max_length < len(whole)
     assert cut[-1] == whole[-1] and np.array_equal(cut[:-1], whole[: max_length - 1])
+
+
+def words(post: processors.PostProcessor | None) -> tokenize.Tokenizer:
+    """A word a token, with special tokens around them."""
+    names = ["[PAD]", "[CLS]", "[SEP]", "<end>", *"abcdefgh"]
+    backend = Backend(models.WordLevel({name: i for i, name in enumerate(names)}))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if post is not None:
+        backend.post_processor = post
+    return tokenize.Tokenizer(backend, 0, {})
+
+
+BERT = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+AROUND = {
+    "nothing": lambda: words(None),
+    "one before, one after": lambda: words(BERT),
+    "one after": lambda: tokenize.ending_with(words(None), "<end>"),
+    "one before, two after": lambda: tokenize.ending_with(words(BERT), "<end>"),
+}
+
+
+@pytest.mark.parametrize("make", AROUND.values(), ids=AROUND)
+def test_cut_as_the_tokenizer_itself_would(make: Callable[[], Any]) -> None:
+    tokenizer, cutting = make(), make().backend
+    texts = ["", "a", "a b c", "a b c d e f g h " * 9]
+    for max_length in range(
+        max(tokenizer.backend.num_special_tokens_to_add(False), 1), 80
+    ):
+        cutting.enable_truncation(max_length)
+        found, cut = tokenize.encode_counted(tokenizer, texts, max_length=max_length)
+        assert [row.tolist() for row in found] == [cutting.encode(t).ids for t in texts]
+        assert cut == sum(bool(cutting.encode(text).overflowing) for text in texts)
+
+
+def test_no_room_for_the_special_tokens() -> None:
+    for texts in ([], ["a b"]):
+        with pytest.raises(InputError, match="max_length: expected room for the spec"):
+            tokenize.encode(words(BERT), texts, max_length=1)
 
 
 def test_saved_and_opened_it_is_the_same(tmp_path: Path) -> None:
