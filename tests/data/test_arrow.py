@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -261,6 +262,8 @@ def test_no_network(tmp_path: Path) -> None:
 def test_what_the_hub_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, before = DatasetNotFoundError, datasets.logging.WARNING
     datasets.logging.set_verbosity(before)
+    hub = huggingface_hub.utils.logging
+    hub_before = hub.get_verbosity()
     script = RuntimeError("Dataset scripts are no longer supported, but found a.py")
     for error, message in [
         (found("Dataset 'a/b' doesn't exist"), "hub, found none of this name"),
@@ -270,12 +273,14 @@ def test_what_the_hub_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
         def fail(*args: Any, error: Exception = error, **options: Any) -> None:
             assert datasets.logging.get_verbosity() == datasets.logging.CRITICAL
+            assert hub.get_verbosity() == datasets.logging.CRITICAL
             raise error
 
         monkeypatch.setattr(datasets, "load_dataset", fail)
         with pytest.raises(InputError, match=message):
             open_hub("a/b", root=tmp_path)
         assert datasets.logging.get_verbosity() == before
+        assert hub.get_verbosity() == hub_before != datasets.logging.CRITICAL
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../b", "/etc", "", "hf://a/b", "a b"])

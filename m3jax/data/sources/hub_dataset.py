@@ -99,15 +99,18 @@ def _quiet() -> Iterator[None]:
     from huggingface_hub import utils
 
     verbosity = datasets.logging.get_verbosity()
+    hub_verbosity = utils.logging.get_verbosity()
     bars = not datasets.are_progress_bars_disabled()
     hub_bars = not utils.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    utils.logging.set_verbosity(datasets.logging.CRITICAL)  # it tells each retry
     datasets.disable_progress_bars()
     utils.disable_progress_bars()
     try:
         yield
     finally:
         datasets.logging.set_verbosity(verbosity)
+        utils.logging.set_verbosity(hub_verbosity)
         if bars:
             datasets.enable_progress_bars()
         if hub_bars:
