@@ -172,17 +172,21 @@ class Drawn:
 
     Attributes:
         sets: the data sets.
+        lengths: tokens kept of the query and of the longest passage of their rows.
         plan: of their batches.
         part: data set of each step.
         shape: shape of each step.
         filled: tokens of each shape.
+        totals: of all batches.
     """
 
     sets: Sequence[TrainingSet]
+    lengths: Sequence[tuple[np.ndarray, np.ndarray]]
     plan: Plan
     part: np.ndarray
     shape: np.ndarray
     filled: Sequence[Filled]
+    totals: Totals
 
 
 def inspect(
@@ -227,26 +231,39 @@ def inspect(
 
     found = statistics.padding(plan, sets)
     filled = statistics.weighed(plan, found)
+    lengths = [
+        _uncut(stage, opened, one, chosen)
+        for opened, one in zip(data.sets, sets, strict=True)
+    ]
     facts = Inspection(
         devices,
         multiple,
-        _sets(stage, data, batcher, run_steps, samples),
+        _sets(stage, data, batcher, lengths, run_steps, samples),
         _shapes(plan, sets, found, filled),
         _totals(stage, batcher, filled, run_steps),
     )
+    kept = [
+        (np.minimum(query, one.query_length), np.minimum(passage, one.passage_length))
+        for (query, passage), one in zip(lengths, sets, strict=True)
+    ]
     part, _, shape, _ = places(plan, 0, steps)
-    return facts, Drawn(sets, plan, part, shape, filled)
+    return facts, Drawn(sets, kept, plan, part, shape, filled, facts.totals)
 
 
 def _sets(
-    stage: Train, data: Data, batcher: Batcher, steps: int, count: int
+    stage: Train,
+    data: Data,
+    batcher: Batcher,
+    lengths: Sequence[tuple[np.ndarray, np.ndarray]],
+    steps: int,
+    count: int,
 ) -> tuple[SetFacts, ...]:
     plan = batcher.plan
     shares = statistics.shares(plan)
     found = []
     for number, (opened, one) in enumerate(zip(data.sets, batcher.sets, strict=True)):
         scan, part = opened.scan, plan.parts[number]
-        query, passage = _uncut(stage, opened, one, batcher.tokenizer)
+        query, passage = lengths[number]
         facts = SetFacts(
             name=opened.name,
             kind=scan.kind,

@@ -1,14 +1,11 @@
 """Pictures of a run's data."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from m3jax.data.batches import TrainingSet
-from m3jax.data.plan import Plan
-from m3jax.data.statistics import Filled, shares
+from m3jax.data.statistics import shares
 from m3jax.pipeline.inspection import Drawn
 from m3jax.training.plots import save
 
@@ -17,6 +14,8 @@ _ROWS = 8
 _NAME = 28
 _POINTS = 2_000
 _OTHERS = "lightgray"
+# Between shares of padding; prompts and passages that are drawn differ by more.
+_ALIKE = 0.005
 
 
 def write_plots(folder: Path, drawn: Drawn) -> None:
@@ -32,16 +31,17 @@ def write_plots(folder: Path, drawn: Drawn) -> None:
     import matplotlib
 
     matplotlib.use("agg")  # no window, no display needed
-    save(_lengths(drawn.sets, drawn.plan), folder / "lengths.png")
+    save(_lengths(drawn), folder / "lengths.png")
     save(_mixture(drawn), folder / "mixture.png")
-    save(_padding(drawn.plan, drawn.filled), folder / "padding.png")
+    save(_padding(drawn), folder / "padding.png")
 
 
-def _lengths(sets: Sequence[TrainingSet], plan: Plan) -> Any:
+def _lengths(drawn: Drawn) -> Any:
     """How long queries and passages are, and where the shapes end."""
     from matplotlib import pyplot
 
-    largest = sorted(sets, key=lambda one: -one.rows.count)[:_ROWS]
+    plan, pairs = drawn.plan, list(zip(drawn.sets, drawn.lengths, strict=True))
+    largest = sorted(pairs, key=lambda pair: -pair[0].rows.count)[:_ROWS]
     figure, axes = pyplot.subplots(
         len(largest),
         2,
@@ -54,9 +54,7 @@ def _lengths(sets: Sequence[TrainingSet], plan: Plan) -> Any:
         sorted({shape.query_length for shape in plan.shapes}),
         sorted({shape.passage_length for shape in plan.shapes}),
     )
-    for row, one in zip(axes, largest, strict=True):
-        kept = slice(None) if one.rows.kept is None else one.rows.kept
-        sides = one.lengths[kept], one.rows.lengths[kept]
+    for row, (one, sides) in zip(axes, largest, strict=True):
         colors = "tab:blue", "tab:orange"
         for axis, lengths, ends, color in zip(row, sides, edges, colors, strict=True):
             bins = _bins(ends[-1])
@@ -67,7 +65,7 @@ def _lengths(sets: Sequence[TrainingSet], plan: Plan) -> Any:
             axis.set_xlim(0, ends[-1] * 1.02 + 1)
         row[0].set_ylabel("% of rows")
         row[0].set_title(_short(one.name), loc="left", fontsize=10)
-    more = len(sets) - len(largest)
+    more = len(pairs) - len(largest)
     title = "Tokens as they are kept; dotted: lengths that batches are padded to"
     if more:
         title += f"\n(the {len(largest)} largest data sets; {more} more are not drawn)"
@@ -122,9 +120,11 @@ def _mixture(drawn: Drawn) -> Any:
     return figure
 
 
-def _padding(plan: Plan, filled: Sequence[Filled]) -> Any:
+def _padding(drawn: Drawn) -> Any:
     """Where the computed tokens are, and which of them are padding."""
     from matplotlib import pyplot
+
+    plan, filled, totals = drawn.plan, drawn.filled, drawn.totals
 
     used = [i for i, one in enumerate(filled) if one.space]
     total = sum(filled[i].space for i in used)
@@ -154,8 +154,14 @@ def _padding(plan: Plan, filled: Sequence[Filled]) -> Any:
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=8)
     axes.set(xlabel="% of all tokens that are computed")
-    every = sum(filled, start=Filled()).efficiency
-    axes.set_title(f"Padding by shape: {every:.3f} of all tokens are real", fontsize=11)
+    title = f"Padding by shape: {totals.efficiency:.3f} of all tokens are real"
+    if abs(totals.counted_efficiency - totals.counted_by_lengths) > _ALIKE:
+        title = (
+            f"Padding by shape: at most {totals.efficiency:.3f} of tokens are real\n"
+            f"({totals.counted_batches} batches: {totals.counted_efficiency:.3f} "
+            f"counted, at most {totals.counted_by_lengths:.3f})"
+        )
+    axes.set_title(title, fontsize=11)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
