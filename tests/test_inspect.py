@@ -15,6 +15,7 @@ from m3jax import inspect
 from m3jax.core import cli
 from m3jax.data import tokenize
 from m3jax.data.tokenize import Tokenizer
+from m3jax.pipeline import inspection_plots
 from m3jax.testing import write_jsonl
 
 CONFIG = '''
@@ -179,6 +180,20 @@ def test_numbers_are_those_counted_by_hand(
     assert sample["query"]["text"] == f"[CLS] ask {kept} [SEP]"
     assert sample["passages"][0]["text"] == f"[CLS] {row['pos'][0]} [SEP]"
     assert (sample["passages"][1] is None) == (not row["neg"])
+
+
+def test_the_picture_of_padding_tells_what_was_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = {}
+
+    def keep(figure: Any, path: Path) -> None:
+        titles[path.stem] = figure.axes[0].get_title()
+
+    monkeypatch.setattr(inspection_plots, "save", keep)
+    assert call(monkeypatch, *GIVEN) == 0
+    totals = json.loads(Path("runs/inspect/tiny/inspect.json").read_text())["totals"]
+    assert f"{totals['counted_efficiency']:.3f} counted" in titles["padding"]
 
 
 def test_what_is_printed_and_drawn(
