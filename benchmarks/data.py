@@ -58,7 +58,8 @@ def main() -> None:
         parser.error("--tokenizer: expected a folder with tokenizer.json, found none")
     if not (options.data / "medquad").is_dir():
         needed = {"padding", "throughput", "wait"} & set(options.only)
-        print(f"left out, M3JAX_DATA has no medquad: {sorted(needed)}", file=sys.stderr)
+        for name in sorted(needed):
+            print(f"left out, M3JAX_DATA has no medquad: {name}", file=sys.stderr)
         options.only = [name for name in options.only if name not in needed]
     versions = ", ".join(
         f"{name} {metadata.version(name)}" for name in ("jax", "grain", "tokenizers")

@@ -154,6 +154,19 @@ def test_the_step_alone_decides(homogeneity: float) -> None:
     assert not all(same)
 
 
+def test_the_seed_decides_which_rows_are_mixed() -> None:
+    # With one shape nothing else decides which data set a place has.
+    same = Lengths(np.full(64, 3), np.full(64, 3))
+    options: dict[str, Any] = {"shapes": [Shape(3, 3)], "sizes": [8]}
+    one, other = (
+        make_plan([same, same], seed=seed, homogeneity=0.0, **options)
+        for seed in (0, 1)
+    )
+    for step in range(16):
+        parts = batch(one, step).parts, batch(other, step).parts
+        assert not np.array_equal(*parts)
+
+
 def test_epochs_differ() -> None:
     plan = build([120])
     steps = plan.steps_per_epoch
