@@ -241,7 +241,7 @@ def _ids(row: Encoding) -> np.ndarray:
     """The ids of a text; numpy takes twice as long to read a list."""
     ids = row.ids
     found = np.empty(len(ids), np.int32)
-    struct.pack_into(f"{len(ids)}i", found, 0, *ids)
+    struct.pack_into(f"{len(ids)}i", found.data, 0, *ids)
     return found
 
 
