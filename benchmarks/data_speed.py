@@ -65,7 +65,9 @@ def throughput(tokenizer: Path, folder: Path, rounds: int) -> Iterator[Row]:
                 next(stream)
             start = time.perf_counter()
             assert sum(1 for _ in stream) == _STEPS
-            return time.perf_counter() - start
+            seconds = time.perf_counter() - start
+        # Two pieces of work were being made when the clock started: they do not count.
+        return seconds * _STEPS / (_STEPS - 2 * _TOGETHER)
 
     @_timed
     def thread() -> None:
@@ -83,16 +85,16 @@ def throughput(tokenizer: Path, folder: Path, rounds: int) -> Iterator[Row]:
             for row in cutting.encode_batch_fast(part):
                 np.array(row.ids, np.int32)
 
-    made = batcher.batches(0, _STEPS)
+    made = batcher.batches(0, _STEPS)  # later ones have as many tokens, all but equal
     tokens = sum(int(a["query.mask"].sum() + a["passage.mask"].sum()) for a in made)
     works = (worker, thread, bare, ids)
     seconds = np.array([[work() for work in works] for _ in range(rounds)])
     speeds = tokens / np.median(seconds, axis=0)
-    for i, one, target in ((0, "a worker", ">= 0.9"), (1, "one thread of it", "")):
-        for j, how in ((2, "its ids never taken out"), (3, "its ids as arrays")):
-            name = f"tokens/s of {one}, beside the bare tokenizer, {how}"
+    for i, one in enumerate(("a worker (two threads)", "one thread of a worker")):
+        for j, how in ((2, "ids never taken out"), (3, "ids as arrays")):
+            name = f"tokens/s of {one}, beside the bare tokenizer in one thread, {how}"
             ratio = f"{speeds[i] / speeds[j]:.2f}"
-            yield Row(name, f"{speeds[i]:,.0f}", f"{speeds[j]:,.0f}", ratio, target)
+            yield Row(name, f"{speeds[i]:,.0f}", f"{speeds[j]:,.0f}", ratio, ">= 0.9")
 
 
 def wait(folder: Path, steps: int = 200) -> Iterator[Row]:

@@ -182,6 +182,18 @@ def test_numbers_are_those_counted_by_hand(
     assert (sample["passages"][1] is None) == (not row["neg"])
 
 
+def test_pictures_show_the_lengths_that_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(inspection_plots, "write_plots", lambda _, it: shown.append(it))
+    assert call(monkeypatch, *GIVEN) == 0
+    (drawn,) = shown
+    asked, labelled = drawn.lengths
+    assert {*asked[0].tolist()} == {4, 6} and {*asked[1].tolist()} == {5, 9}
+    assert {*labelled[0].tolist()} == {5} and {*labelled[1].tolist()} == {4}
+
+
 def test_the_picture_of_padding_tells_what_was_counted(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from m3jax.core import files
 from m3jax.data import cache
 
 META = "meta.json"
+_LOADING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=256)  # each holds a file open
@@ -34,8 +36,10 @@ def column(path: str) -> np.ndarray:
         >>> column(path).tolist()
         [0, 1, 2]
     """
-    # A plain array: indexing np.memmap takes ten times as long.
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    # numpy reads a header by `ast`, which fails in Python 3.11 where threads cross.
+    with _LOADING:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.asarray(found)  # indexing np.memmap takes ten times as long
 
 
 @contextmanager

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from m3jax.core.errors import InputError
 
-# What json.loads calls, without its arguments.
-_decode = json.JSONDecoder().decode
 _KINDS = {
     bool: "a boolean",
     type(None): "null",
@@ -38,7 +36,7 @@ def json_object(line: bytes | str, *, where: str) -> dict[str, object]:
     """
     text = utf8(line, where=where)
     try:
-        value = _decode(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         found = f"an error at column {error.colno} ({error.msg})"
         raise InputError("a line of JSON", found, where=where) from None

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer as Backend
 
 from m3jax.core.progress import bar
 from m3jax.data import cache
@@ -82,6 +81,7 @@ def measure(
 
     Example:
         >>> import tempfile
+        >>> from tokenizers import Tokenizer as Backend
         >>> from tokenizers.models import WordLevel
         >>> from tokenizers.pre_tokenizers import Whitespace
         >>> from m3jax.data.records import Pairs
@@ -97,7 +97,7 @@ def measure(
         >>> found.query.tolist(), found.passage.tolist()
         ([4], [2])
     """
-    backend = _without_cut(tokenizer.backend)
+    backend = tokenizer.backend.to_str()
     prompts = tuple(query_prompts) or ("",), passage_prompt
     digest = blake2b(backend.encode(), digest_size=16).hexdigest()
     version = Path(scan.folder).name, digest, prompts, negatives, BLOCK, _FORMAT
@@ -182,13 +182,3 @@ def _writable(path: Path, count: int, dtype: Any) -> np.memmap:
         path.unlink(missing_ok=True)  # whoever reads the old file keeps it
         np.save(path, np.zeros(count, dtype))
     return _readable(path, count, dtype, "r+")
-
-
-def _without_cut(backend: Backend) -> str:
-    """The tokenizer as text, without the length that texts are cut to."""
-    cut = backend.truncation
-    backend.no_truncation()
-    text = backend.to_str()
-    if cut is not None:
-        backend.enable_truncation(**cut)
-    return text

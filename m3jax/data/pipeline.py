@@ -165,7 +165,7 @@ def on_devices(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> Bat
 
 
 def _init_worker(index: int, count: int) -> None:
-    """Keep a worker off the accelerators and off the other workers' cores."""
+    """Keep a worker off the accelerators, and its tokenizer in the calling thread."""
     del index, count
     # Ctrl-C reaches every process of a terminal; this one ends with its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

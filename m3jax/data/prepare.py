@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,16 @@ def prepare(
             say(f"{folder}: all shards were there")
             return open_prepared(folder)
         work = _Work(source, found, tokenizer, texts)
-        missing = [at for at in range(count) if not out.has(at)]
+        rows = {at: _rows(at, count, found.rows) for at in range(count)}
+        missing = {at: span for at, span in rows.items() if not out.has(at)}
+        for at in rows.keys() - missing.keys():
+            say(f"{out.shard(at).name}: was there")
         try:
-            _require_room(out, work, missing)
+            _require_room(out, work, missing.values())
         except InputError:
             out.give_back()
             raise
-        _write(out, work, how_many(found.rows, processes), show, say)
+        _write(out, work, missing, how_many(found.rows, processes), show, say)
         source.check()
         end = tokenised.end_tokens(tokenizer)
         out.finish({**asked, **_summary(out, found), "end_tokens": end})
@@ -184,14 +187,11 @@ def _block_of(work: _Work) -> Callable[[tuple[int, int]], _Block]:
 def _write(
     out: ShardFolder,
     work: _Work,
+    missing: Mapping[int, tuple[int, int]],
     processes: int,
     show: Show,
     say: Callable[[str], None],
 ) -> None:
-    rows = {at: _rows(at, out.shards, work.found.rows) for at in range(out.shards)}
-    missing = {at: span for at, span in rows.items() if not out.has(at)}
-    for at in rows.keys() - missing.keys():
-        say(f"{out.shard(at).name}: was there")
     total = sum(stop - start for start, stop in missing.values())
     tasks = (block for span in missing.values() for block in _blocks(*span))
     done = in_order(_block_of, (work,), tasks, processes=processes)
@@ -237,12 +237,13 @@ def _summary(out: ShardFolder, found: Scan) -> dict[str, Any]:
     }
 
 
-def _require_room(out: ShardFolder, work: _Work, missing: Sequence[int]) -> None:
+def _require_room(
+    out: ShardFolder, work: _Work, missing: Collection[tuple[int, int]]
+) -> None:
     """Refuse to begin what the disk has no room for, by the size of some rows."""
     if not missing:
         return
-    spans = [_rows(at, out.shards, work.found.rows) for at in missing]
-    rows = sum(stop - start for start, stop in spans)
+    rows = sum(stop - start for start, stop in missing)
     step = max(work.found.rows // _SAMPLE, 1)
     sample = range(0, work.found.rows, step)
     sizes = [len(work.block((at, at + 1)).records[0]) + _PLACE for at in sample]

@@ -112,8 +112,6 @@ class ShardFolder:
         """Leave no trace of a claim that no shard was written for."""
         if not any(_SHARD.fullmatch(path.name) for path in self.path.iterdir()):
             self._remove(lambda name: name == UNFINISHED)
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
 
     def finish(self, content: Mapping[str, Any]) -> None:
         """Say that the folder is whole.

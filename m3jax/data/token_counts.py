@@ -35,7 +35,6 @@ def counter(
         longest passage, int32; it raises an `InputError` where a row is bad.
     """
     tokenizer = Backend.from_str(backend)
-    tokenizer.no_padding()
     texts = partial(
         _texts,
         query_prompts=query_prompts,

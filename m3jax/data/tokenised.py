@@ -136,8 +136,6 @@ def tokenizer_digest(tokenizer: "Tokenizer") -> str:
         >>> tokenizer_digest(tiny_tokenizer()) == tokenizer_digest(tiny_tokenizer())
         True
     """
-    tokenizer.backend.no_truncation()
-    tokenizer.backend.no_padding()
     content = f"{tokenizer.pad_id} {tokenizer.backend.to_str()}"
     return blake2b(content.encode(), digest_size=16).hexdigest()
 
@@ -156,8 +154,26 @@ def end_tokens(tokenizer: "Tokenizer") -> int:
         >>> end_tokens(tiny_tokenizer())
         1
     """
-    special = tokenizer.backend.encode("a").special_tokens_mask
-    return next((i for i, one in enumerate(reversed(special)) if not one), len(special))
+    for special in _special(tokenizer.backend):
+        if 0 in special:
+            return special[::-1].index(0)
+    return 0  # it makes no token of any text
+
+
+def _special(backend: Any) -> Iterator[list[int]]:
+    """For a word, and then for what the vocabulary has: which tokens are special."""
+    if (found := _encoded(backend, "a")) is not None:
+        yield found.special_tokens_mask
+    for word in backend.get_vocab():
+        if (found := _encoded(backend, word)) is not None:
+            yield found.special_tokens_mask
+
+
+def _encoded(backend: Any, text: str) -> Any:
+    try:
+        return backend.encode(text)
+    except Exception:  # plain ones: an unknown word, and no token for such
+        return None
 
 
 def shorten(text: TokenText, length: int, *, end: int) -> TokenText:

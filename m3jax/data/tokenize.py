@@ -32,7 +32,7 @@ class Tokenizer:
     """A fast tokenizer that adds its special tokens and knows its padding.
 
     Attributes:
-        backend: the tokenizer, without padding or truncation.
+        backend: the tokenizer; it is told neither to pad nor to cut.
         pad_id: id that fills rows up.
         settings: content of tokenizer_config.json.
     """
@@ -40,6 +40,11 @@ class Tokenizer:
     backend: Backend
     pad_id: int
     settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """No state of it: threads share it, and it is compared by its text."""
+        self.backend.no_padding()
+        self.backend.no_truncation()
 
     @property
     def vocab_size(self) -> int:
@@ -112,8 +117,6 @@ vocab.txt, sentencepiece.bpe.model or merges.txt, found none of them
             repr(pad),
             where=f"{folder}/tokenizer_config.json",
         )
-    backend.no_padding()
-    backend.no_truncation()
     return Tokenizer(backend, pad_id, settings)
 
 
@@ -169,7 +172,6 @@ def save(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    tokenizer.backend.no_truncation()
     # Where none is named, transformers takes the class of the model's type, and that
     # of XLM-R does not read the tokenizer of a RoBERTa.
     settings = {
@@ -264,7 +266,6 @@ def encode_pairs(
     Source: FlagReranker of FlagEmbedding.
     """
     backend = tokenizer.backend
-    backend.no_truncation()
     room = max_length - backend.num_special_tokens_to_add(True)
     flat = [text for pair in pairs for text in pair]
     found = backend.encode_batch(flat, add_special_tokens=False)

@@ -25,8 +25,6 @@ def fingerprint(embedder: Embedder, *prompts: str) -> str:
         found.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
         for piece in host.pieces(name, leaf):
             found.update(np.ascontiguousarray(piece).view(np.uint8).reshape(-1).data)
-    # What was cut last is no part of the tokenizer; each call says it anew.
-    embedder.tokenizer.backend.no_truncation()
     for part in (
         repr(embedder.module.config),
         embedder.tokenizer.backend.to_str(),

@@ -231,7 +231,6 @@ id like BAAI/bge-m3, found neither
     ) -> tuple[list[np.ndarray], int]:
         """Ids without special tokens of the tokenizer's own."""
         backend = self.tokenizer.backend
-        backend.no_truncation()
         found = backend.encode_batch(list(texts), add_special_tokens=False)
         rows = [np.asarray(row.ids, np.int32) for row in found]
         cut = sum(room is not None and len(row) > room for row in rows)

@@ -129,17 +129,6 @@ def test_texts_that_are_tokens_count_as_they_are(tmp_path: Path):
     assert (found.query.tolist(), found.passage.tolist()) == ([9], [5])
 
 
-def test_nothing_is_cut_and_the_tokenizer_stays_as_it_was(tmp_path: Path):
-    cutting = tokenizer()
-    cutting.backend.enable_truncation(4)
-    source = listed("mine", [Text(words(50))])
-    found = measured(source, tmp_path, tokenizer=cutting)
-    assert found.query.tolist() == [52]
-    assert len(cutting.backend.encode(words(50))) == 4
-    # What it is cut to does not matter.
-    assert measured(source, tmp_path, tokenizer=tokenizer()) == found
-
-
 def test_only_good_rows_are_measured(tmp_path: Path):
     lines = ['{"query": "a b", "pos": ["c"]}', "{", '{"query": "d", "pos": ["e f"]}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -271,7 +271,7 @@ def test_an_array_of_rows_is_no_file_of_lines(
     (tmp_path / "a.json").write_text(text.replace("{rows}", json.dumps(ROWS[0])))
     dataset = Dataset(str(tmp_path / "a.json"), on_bad_row=on_bad_row)
     with pytest.raises(
-        InputError, match=r"found one array of them\. Write its objects"
+        InputError, match=r"found one array of them\. Write each object"
     ):
         open_source(dataset, cache_folder=str(tmp_path))
 

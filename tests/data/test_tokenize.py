@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
 
 from m3jax.core.errors import InputError
-from m3jax.data import tokenize
+from m3jax.data import tokenised, tokenize
 from m3jax.data.vocabulary import TokenizerConfig, train
 from m3jax.testing import TEXTS, tiny_tokenizer
 
@@ -83,6 +83,33 @@ def test_cut_as_the_tokenizer_itself_would(make: Callable[[], Any]) -> None:
         found, cut = tokenize.encode_counted(tokenizer, texts, max_length=max_length)
         assert [row.tolist() for row in found] == [cutting.encode(t).ids for t in texts]
         assert cut == sum(bool(cutting.encode(text).overflowing) for text in texts)
+
+
+@pytest.mark.parametrize("make", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("known", ["abc", "xyz"])
+def test_tokens_at_the_end_whatever_the_vocabulary(make: Any, known: str) -> None:
+    post = make().backend.post_processor
+    backend = Backend(models.BPE(dict(zip(known, range(4, 7), strict=True)), []))
+    backend.add_special_tokens([])
+    if post is not None:
+        backend.post_processor = post
+    found = tokenised.end_tokens(tokenize.Tokenizer(backend, 0, {}))
+    assert found == tokenised.end_tokens(make())
+    # A tokenizer that raises where it does not know a word.
+    words_only = Backend(models.WordLevel({word: i for i, word in enumerate(known)}))
+    assert tokenised.end_tokens(tokenize.Tokenizer(words_only, 0, {})) == 0
+
+
+def test_a_tokenizer_is_told_neither_to_pad_nor_to_cut() -> None:
+    backend = tiny_tokenizer().backend
+    backend.enable_truncation(3)
+    backend.enable_padding(length=40)
+    tokenizer = tokenize.Tokenizer(backend, 0, {})
+    (row,) = tokenize.encode(tokenizer, [TEXTS[0]], max_length=30)
+    assert (
+        row.tolist()
+        == tokenize.encode(tiny_tokenizer(), [TEXTS[0]], max_length=30)[0].tolist()
+    )
 
 
 def test_no_room_for_the_special_tokens() -> None:

@@ -86,13 +86,14 @@ def _lines(file: Path, root: Path, kind: lines.Kind, name: str) -> Rows:
     found = lines.open_lines(file, root=root, kind=kind, name=name)
     if kind == "json":
         first = next(found.lines(0, 1)).strip()
-        # A list within a file of lines is a bad row; one over the whole file is none.
-        if first.startswith(b"[") and (len(found) == 1 or not first.endswith(b"]")):
+        # A list that ends on its line is a bad row; one over the whole file is none.
+        goes_on = first == b"[" or first.endswith((b",", b"{"))
+        if first.startswith(b"[") and (len(found) == 1 or goes_on):
             raise InputError(
                 "an object a line",
                 "one array of them",
                 where=name,
-                do=f"Write its objects into lines: jq -c '.[]' {name} > rows.jsonl",
+                do="Write each object on a line of its own; jq -c '.[]' does it.",
             )
     return found
 

@@ -4,6 +4,7 @@ import difflib
 import functools
 import logging
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from m3jax.core.errors import InputError
 from m3jax.data.sources.arrow_file import first_line
 from m3jax.data.sources.stamps import Stamp, stamp, unchanged
 
+_QUIET = threading.Lock()
 _NAME = re.compile(r"[A-Za-z]\w*(/\w[\w.-]*)?(:\d+\.\d+\.\d+)?")
 
 
@@ -181,12 +183,13 @@ def _open(folder: str, split: str, files: tuple[Stamp, ...]) -> Any:
 def _quiet() -> Iterator[None]:
     """TFDS logs what the errors here say too."""
     logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with _QUIET:  # else two threads restore each other's level
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _plain(value: Any) -> Any:
