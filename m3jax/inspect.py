@@ -60,7 +60,7 @@ def main() -> None:
         samples=program.samples,
         steps=program.plot_steps,
     )
-    show(found)
+    show(found, program.samples)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_dict(found), indent=2, ensure_ascii=False)
     files.write_text(folder / "inspect.json", f"{text}\n")

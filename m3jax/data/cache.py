@@ -208,15 +208,15 @@ def local(path: str | Path, root: Path) -> Path:
         raise InputError("a file", "a folder", where=path, do=do)
     size, version = info.get("size"), _version(info)
     target = entry(root / "fetched", path, size, *version)
-    if not target.exists():
+    if not _whole(target):
         with claimed(target):
-            if not target.exists():
+            if not _whole(target, path):
                 _fetch(files, inner, path, size, target)
             drop_older(target)
     return target
 
 
-def unpacked(path: str | Path, root: Path) -> Path:
+def unpacked(path: str | Path, root: Path, *, name: str = "") -> Path:
     """A plain file: one that gzip or zstd has packed is unpacked into the cache, once.
 
     A file that has changed since is unpacked anew, and what came of it before removed.
@@ -224,6 +224,7 @@ def unpacked(path: str | Path, root: Path) -> Path:
     Args:
         path: a file of this machine.
         root: the cache.
+        name: what messages call it; by default the path.
 
     Returns:
         The path, or that of the unpacked copy.
@@ -238,17 +239,17 @@ def unpacked(path: str | Path, root: Path) -> Path:
         >>> unpacked(folder / "a.txt.gz", folder / "cache").read_text()
         'text'
     """
-    path = Path(path)
+    path, name = Path(path), name or str(path)
     with open_file(path) as file:
         if packed.packing(file.peek(4)[:4]) is None:
             return path
         stat = os.fstat(file.fileno())
         version = stat.st_size, stat.st_mtime_ns
         target = entry(root / "unpacked", path.resolve(), *version)
-        if not target.exists():
+        if not _whole(target):
             with claimed(target):
-                if not target.exists():
-                    _unpack(file, target, str(path))
+                if not _whole(target, name):
+                    _unpack(file, target, name)
                 drop_older(target)
     return target
 
@@ -286,10 +287,6 @@ def _fetch(files: Any, inner: str, path: str, size: int | None, target: Path) ->
         if size is not None and done != size:
             found = f"{done} of its {size} bytes"
             raise InputError("a whole file", found, where=path, do="Try again.")
-        # Its time tells its version, and is the same on every machine that has a copy.
-        stamp = int(target.name.rpartition("-")[2][:8], 16)
-        out.flush()
-        os.utime(out.fileno(), (stamp, stamp))
 
 
 @contextmanager
@@ -309,6 +306,8 @@ def _new_file(target: Path, size: int, where: str) -> Iterator[BinaryIO]:
             temporary.chmod(0o644)
             yield file
             file.flush()
+            # The same on every machine that has a copy, until someone writes to it.
+            os.utime(file.fileno(), (_time(target), _time(target)))
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
@@ -317,6 +316,21 @@ def _new_file(target: Path, size: int, where: str) -> Iterator[BinaryIO]:
         raise _no_room(target, "enough room", "a full disk", where) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _time(target: Path) -> int:
+    """When a copy was written, as far as its file tells: by its version."""
+    return int(target.name.rpartition("-")[2][:8], 16)
+
+
+def _whole(target: Path, name: str = "") -> bool:
+    """Whether a copy is there, and as it was written; a damaged one is told by name."""
+    if not target.exists():
+        return False
+    whole = target.stat().st_mtime == _time(target)
+    if name and not whole:
+        print(f"copy of {name} is damaged: made again", file=sys.stderr)
+    return whole
 
 
 def _no_room(target: Path, expected: str, found: str, where: str) -> InputError:

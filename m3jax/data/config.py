@@ -59,7 +59,8 @@ class Dataset:
     passage_length: int | None = None
     """Tokens kept of a passage; by default data.passage_length."""
     on_bad_row: Literal["stop", "skip"] = "stop"
-    """A row that cannot be read ends the program, or is counted and left out."""
+    """A row that cannot be read ends the program, or is counted and left out. Of a BEIR
+    folder queries are rows; a bad passage, id or judgement ends the program."""
 
 
 @dataclass(frozen=True)

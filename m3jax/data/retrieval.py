@@ -1,6 +1,7 @@
 """Retrieval tasks: folders in BEIR's layout."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from m3jax.data.corpora import json_lines, named, passage_text
 from m3jax.data.fields import string, utf8
 from m3jax.data.lines import lines, near_name
 from m3jax.data.records import Retrieval
+
+_DIGITS = 9  # of a grade: pytrec_eval's integers have 32 bits
 
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 
@@ -226,8 +229,9 @@ def _judgement(columns: list[str], where: str) -> tuple[str, str, int]:
     if len(columns) != 3:
         raise InputError("3 columns with tabs between", str(len(columns)), where=where)
     query, passage, grade = columns
-    try:
-        return query, passage, int(grade)
-    except ValueError:
-        where = f"{where}: score"
-        raise InputError("an integer", repr(grade), where=where) from None
+    if len(grade) <= _DIGITS:
+        with suppress(ValueError):
+            return query, passage, int(grade)
+    shown = repr(grade) if len(grade) <= _DIGITS else f"{len(grade):,} characters"
+    expected = f"an integer of at most {_DIGITS} digits"
+    raise InputError(expected, shown, where=f"{where}: score")

@@ -15,7 +15,7 @@ from m3jax.data.batches import TrainingSet
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.data.draws import Rows
 from m3jax.data.held_out import hold_out
-from m3jax.data.prompts import query_prompt
+from m3jax.data.prompts import TASK, query_prompt
 from m3jax.data.records import Retrieval
 from m3jax.data.scan import Scan, scan
 from m3jax.data.sources.array_records import Prepared
@@ -315,6 +315,13 @@ def query_prompts(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
             f"an instruction for the task {dataset.task!r}",
             f"only those of {known}" if known else "no instructions",
             where=f"{name}: data.instructions",
+        )
+    if TASK not in config.prompts.task:
+        raise InputError(
+            f"a prompt with {TASK} in it, because {name} has a task",
+            repr(config.prompts.task),
+            where="data.prompts.task",
+            do=f'For example "Instruct: {TASK}\\nQuery: ".',
         )
     return tuple(
         query_prompt(config.prompts, instruction)

@@ -16,11 +16,12 @@ _NAME, _START, _END = 26, 240, 60
 _REASONS, _LANGUAGES = 5, 3
 
 
-def show(found: Inspection) -> None:
+def show(found: Inspection, samples: int = 1) -> None:
     """Print the tables of an inspection: plain text where nobody looks on.
 
     Args:
         found: what to print.
+        samples: rows of each data set that were asked for.
     """
     console = Console(highlight=False)
     if not console.is_terminal or console.width > WIDTH:
@@ -38,7 +39,7 @@ def show(found: Inspection) -> None:
         for sample in one.samples:
             console.print(Text(f"\n{_place(sample)}", style="bold"))
             console.print(_texts(_sample(sample)))
-        if not one.samples:
+        if samples and not one.samples:
             console.print(Text(f"\n{one.name}: no batch of the run", style="bold"))
 
 

@@ -236,6 +236,26 @@ def test_a_packed_file_is_unpacked_once(tmp_path: Path, pack, monkeypatch):
     assert len(left(tmp_path / "cache")) == 1
 
 
+@pytest.mark.parametrize("damage", [b"", TEXT[:100], TEXT[::-1]])
+def test_a_damaged_copy_is_made_again(tmp_path: Path, memory, capsys, damage: bytes):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(TEXT))
+    memory.pipe("/b/a", TEXT)
+
+    def unpacked() -> Path:
+        return cache.unpacked(tmp_path / "a.gz", tmp_path / "cache", name="mine")
+
+    def fetched() -> Path:
+        return cache.local("memory://b/a", tmp_path / "cache")
+
+    for make, name in ((unpacked, "mine"), (fetched, "memory://b/a")):
+        copy = make()
+        assert make() == copy and capsys.readouterr().err == ""
+        copy.write_bytes(damage)
+        assert make().read_bytes() == TEXT
+        assert capsys.readouterr().err == f"copy of {name} is damaged: made again\n"
+        assert make() == copy and capsys.readouterr().err == ""
+
+
 def test_a_plain_file_stays_where_it_is(tmp_path: Path):
     (tmp_path / "a.gz").write_bytes(TEXT)
     assert cache.unpacked(tmp_path / "a.gz", tmp_path / "cache") == tmp_path / "a.gz"

@@ -86,7 +86,9 @@ def test_prompts_that_are_missing(
     refused(config_of(tmp_path, one, instructions=known), "found only those of 'b'")
     # A model without a place for an instruction takes none.
     config = config_of(tmp_path, one, instructions={"search": ("find",)})
-    refused(config, "expected no task, because this model takes no instruction")
+    refused(
+        config, r"data\.prompts\.task: expected a prompt with {task} in it, because"
+    )
 
 
 def prepared(folder: Path, pairs: str, **texts: Any) -> str:

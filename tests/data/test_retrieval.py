@@ -131,7 +131,12 @@ def test_read_beir_reads_packed_files(
         (
             "qrels/test.tsv",
             HEADER.encode() + b"q1\tp1\t0.5",
-            "test.tsv:2: score: expected an integer, found '0.5'",
+            "test.tsv:2: score: expected an integer of at most 9 digits, found '0.5'",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\tp1\t" + b"9" * 400,
+            "test.tsv:2: score: expected an integer of at most 9 digits, found 400 cha",
         ),
         (
             "qrels/test.tsv",

@@ -174,7 +174,7 @@ def open_lines(
         sample += file.read()
     version = found.size, found.mtime_ns
     seal = blake2b(repr((path.name, version, kind)).encode() + sample, digest_size=16)
-    plain = cache.unpacked(path, root)
+    plain = cache.unpacked(path, root, name=name)
     index = cache.entry(root / "lines", path.resolve(), *version, _FORMAT)
     if not index.exists() and cache.drop_older(index):
         print(f"index of {name} is stale: rebuilt", file=sys.stderr)
