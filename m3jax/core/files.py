@@ -76,3 +76,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def in_bytes(count: int) -> str:
+    """How large something is, for messages.
+
+    Example:
+        >>> in_bytes(1_000), in_bytes(2_340_000_000)
+        ('1,000 bytes', '2.3 GB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count:,} bytes"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from m3jax.core.errors import InputError
+from m3jax.core.files import in_bytes
 from m3jax.core.progress import bar
 from m3jax.data import packed
 from m3jax.data.lines import open_file
@@ -296,7 +297,7 @@ def _new_file(target: Path, size: int, where: str) -> Iterator[BinaryIO]:
         left.unlink(missing_ok=True)  # of a killed process
     free = shutil.disk_usage(target.parent).free
     if size > free:
-        raise _no_room(target, f"{_bytes(size)} free", _bytes(free), where)
+        raise _no_room(target, f"{in_bytes(size)} free", in_bytes(free), where)
     handle, name = tempfile.mkstemp(
         prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
     )
@@ -395,7 +396,3 @@ def _unversioned(target: Path) -> str:
 
 def _digest(parts: tuple[object, ...], size: int) -> str:
     return blake2b(repr(parts).encode(), digest_size=size).hexdigest()
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count:,} bytes"

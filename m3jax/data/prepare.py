@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m3jax.core.errors import InputError
+from m3jax.core.files import in_bytes
 from m3jax.core.progress import Show, bar
 from m3jax.data import cache, tokenised
 from m3jax.data.processes import how_many, in_order
@@ -251,15 +252,11 @@ def _require_room(
     free = shutil.disk_usage(out.path).free
     if need > free:
         raise InputError(
-            f"about {_size(need)} of free space",
-            _size(free),
+            f"about {in_bytes(need)} of free space",
+            in_bytes(free),
             where=str(out.path),
             do="Make room, or name a folder on another disk.",
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count:,} bytes"
 
 
 def _check(
