@@ -61,7 +61,11 @@ def unchanged(file: Stamp) -> None:
     Example:
         >>> unchanged(stamp(__file__))
     """
-    now = stamp(file.path) if Path(file.path).is_file() else None
+    try:  # one look: the file may go at any time
+        found = os.stat(file.path)
+        now = Stamp(file.path, found.st_size, found.st_mtime_ns)
+    except FileNotFoundError:
+        now = None
     if now != file:
         raise InputError(
             "the file as it was when it was opened",
