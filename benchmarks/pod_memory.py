@@ -31,8 +31,13 @@ from m3jax.core.types import Batch, Tokens
 from m3jax.nn import zoo
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, embed, init
 from m3jax.nn.encoder import SHARDING
-from m3jax.training.objectives import DENSE_PARAMETERS, ContrastiveConfig, contrastive
-from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from m3jax.training.objectives import ContrastiveConfig, contrastive
+from m3jax.training.optimizer import (
+    OptimizerConfig,
+    all_but,
+    make_optimizer,
+    make_schedule,
+)
 from m3jax.training.state import abstract_state, starting
 from m3jax.training.step import make_step
 
@@ -84,7 +89,7 @@ def train(config: EmbeddingConfig, mesh: Mesh, rows: int, length: int) -> Any:
     """Lower a training step: queries of 512 tokens, one long passage each."""
     module = EmbeddingModule(config)
     objective = contrastive(module, mesh, ContrastiveConfig())
-    trainable = DENSE_PARAMETERS if len(config.outputs) > 1 else ""
+    trainable = all_but(config.outputs[1:])
     optimizer = OptimizerConfig(trainable=trainable)
     tx = make_optimizer(optimizer, steps=10)
     like = abstract_state(starting(module), objective, tx, mesh, SHARDING)

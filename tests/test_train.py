@@ -140,7 +140,7 @@ BAD = {
     "unknown negatives": (
         nothing,
         ["--objective.negatives", "own", "others"],
-        ["objective.negatives", "own, others"],
+        ["objective.negatives: expected one or more of own", "found others"],
         "tiny.py",
     ),
     "no such tokenizer": (

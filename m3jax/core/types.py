@@ -12,10 +12,13 @@ One key for jaxtyping, einsum and einops:
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
+# What a model is given of a row: query and passages each alone, passages only, or the
+# query together with each passage.
+Reads = Literal["apart", "passages", "together"]
 # A leaf may be an array, a tracer, a shape or a sharding, as in every jax tree.
 Leaf = Any
 Params = Any
@@ -90,8 +93,8 @@ class Batch:
     """One training batch; `b` is sharded over the mesh axes data and fsdp.
 
     Attributes:
-        query: tokens `[b l]`.
-        passage: tokens `[b g l]`, the positive first.
+        query: tokens `[b l]`; None where it is not read alone.
+        passage: tokens `[b g l]`, the positive first; None likewise.
         where: bool `[b g]`, False where a query has no such passage.
         query_ids: uint32 `[b 2]`, content hash of each query.
         passage_ids: uint32 `[b g 2]`, content hash of each passage.
@@ -100,10 +103,12 @@ class Batch:
         dataset: int32 `[b]`, which data set.
         teacher_scores: float32 `[b g]`; None where no teacher was asked.
         label: float32 `[b]`, how alike query and passage are; None but for such data.
+        pair: tokens `[b g l]` of query and passage together, for a reranker; None where
+            there is none.
     """
 
-    query: Tokens
-    passage: Tokens
+    query: Leaf
+    passage: Leaf
     where: Leaf
     query_ids: Leaf
     passage_ids: Leaf
@@ -112,3 +117,10 @@ class Batch:
     dataset: Leaf
     teacher_scores: Leaf = None
     label: Leaf = None
+    pair: Leaf = None
+
+    @property
+    def texts(self) -> tuple[Tokens, ...]:
+        """All tokens that are read."""
+        found = (self.query, self.passage, self.pair)
+        return tuple(tokens for tokens in found if tokens is not None)

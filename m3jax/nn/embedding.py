@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from m3jax.nn.bert import BertConfig
 from m3jax.nn.encoder import EncoderConfig, make_encoder
 from m3jax.nn.heads import Pooling
 from m3jax.nn.layers import Dense
+from m3jax.nn.parts import in_parts
 
 # What is computed unless more is asked for.
 OUTPUTS = ("dense",)
@@ -145,9 +145,8 @@ def embed(
     """Texts to embeddings; the same function in training, evaluation and serving.
 
     With n sub-batches the texts are encoded one n-th at a time and only their
-    embeddings are kept; the backward pass encodes each part again. This is GradCache
-    in two words of JAX, `scan` and `checkpoint`: value and gradient are those of
-    n = 1, whatever the loss does with the embeddings afterwards.
+    embeddings are kept (`nn.parts.in_parts`): value and gradient are those of n = 1,
+    whatever the loss does with the embeddings afterwards.
 
     Args:
         module: the model.
@@ -173,18 +172,12 @@ def embed(
         >>> embed(module, params, Tokens(ids, ids > 0)).dense.shape
         (2, 4)
     """
-    size = tokens.ids.shape[0]
-    if sub_batches < 1 or size % sub_batches:
-        raise InputError(
-            f"a positive number that divides the {size} texts",
-            f"{sub_batches}",
-            where="sub_batches",
-        )
     if rows is None and rng is not None:
-        rows = jnp.arange(size)
+        rows = jnp.arange(tokens.ids.shape[0])
     rngs = None if rng is None else {"dropout": rng}
 
-    def apply(params: Params, tokens: Tokens, rows: jax.Array | None) -> Embeddings:
+    def apply(params: Params, texts: tuple[Tokens, jax.Array | None]) -> Embeddings:
+        tokens, rows = texts
         embeddings = module.apply(
             {"params": params},
             tokens,
@@ -195,16 +188,4 @@ def embed(
         assert isinstance(embeddings, Embeddings)  # no mutable state comes with it
         return embeddings
 
-    if sub_batches == 1:
-        return apply(params, tokens, rows)
-
-    # (b n), not (n b): each shard then splits its own rows, and nothing is gathered.
-    parts = jax.tree.map(
-        lambda x: einops.rearrange(x, "(b n) ... -> n b ...", n=sub_batches),
-        (tokens, rows),
-    )
-    part = jax.checkpoint(apply, prevent_cse=False)
-    _, embeddings = jax.lax.scan(lambda _, x: (None, part(params, *x)), None, parts)
-    return jax.tree.map(
-        lambda x: einops.rearrange(x, "n b ... -> (b n) ..."), embeddings
-    )
+    return in_parts(apply, params, (tokens, rows), sub_batches)

@@ -12,9 +12,9 @@ EncoderConfig = BertConfig | QwenConfig
 # First match wins; heads and low-rank pairs are small, so every device has them whole.
 SHARDING = {
     r"\.lora_(a|b|scale)$": P(),
-    r"^(mlp_head|sparse|multivec|classifier)\.": P(),
+    r"(^|\.)(mlp_head|sparse|multivec|classifier)\.": P(),
     # Not over the vocabulary: Qwen3-Reranker has 151,669 rows.
-    r"^lm_head\.kernel$": P("fsdp", None),
+    r"(^|\.)lm_head\.kernel$": P("fsdp", None),
     **qwen.SHARDING,
     **bert.SHARDING,
 }

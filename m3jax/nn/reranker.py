@@ -12,6 +12,7 @@ from m3jax.core.types import Params, Tokens
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.encoder import EncoderConfig, make_encoder
 from m3jax.nn.layers import Dense, low_rank_pair
+from m3jax.nn.parts import in_parts
 from m3jax.ops.pooling import pool
 
 
@@ -107,6 +108,7 @@ def score(
     *,
     rng: jax.Array | None = None,
     rows: Int[Array, " b"] | None = None,
+    sub_batches: int = 1,
 ) -> Float[Array, " b"]:
     """Say how well passages answer queries, as logits.
 
@@ -120,9 +122,13 @@ def score(
         tokens: ids and mask `[b l]` of a query and a passage together.
         rng: key for dropout; None = no dropout.
         rows: one number a pair that decides its dropout mask; counted by default.
+        sub_batches: parts in which the pairs are read, to save memory.
 
     Returns:
         float32 logits.
+
+    Raises:
+        InputError: `sub_batches` does not divide the pairs.
 
     Source: FlagEmbedding (classifier), model card of Qwen3-Reranker (yes_no).
 
@@ -135,14 +141,19 @@ def score(
     """
     if rng is not None and rows is None:
         rows = jnp.arange(tokens.ids.shape[0])
-    logits = module.apply(
-        {"params": params},
-        tokens,
-        None if rng is None else rows,
-        rngs=None if rng is None else {"dropout": rng},
-    )
-    assert isinstance(logits, jax.Array)  # no mutable state comes with it
-    return logits
+
+    def apply(params: Params, pairs: tuple[Tokens, jax.Array | None]) -> jax.Array:
+        tokens, rows = pairs
+        logits = module.apply(
+            {"params": params},
+            tokens,
+            None if rng is None else rows,
+            rngs=None if rng is None else {"dropout": rng},
+        )
+        assert isinstance(logits, jax.Array)  # no mutable state comes with it
+        return logits
+
+    return in_parts(apply, params, (tokens, rows), sub_batches)
 
 
 def _rows_of(word: Params, ids: tuple[int, ...]) -> Float[Array, "n d"]:

@@ -216,7 +216,7 @@ def inspect(
     check(stage)
     devices = len(jax.devices()) if devices is None else devices
     by_data, by_fsdp, _ = axis_sizes(stage.mesh, devices)
-    multiple = by_data * by_fsdp * stage.objective.sub_batches
+    multiple = by_data * by_fsdp * stage.sub_batches.count
     batching.check_sizes(stage.data, multiple)
     given = None if tokenizer is None else tokenize.load(tokenizer)
     data = open_data(stage.data)

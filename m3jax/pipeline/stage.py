@@ -9,11 +9,12 @@ from m3jax.data.config import DataConfig
 from m3jax.data.plan import Plan
 from m3jax.data.training_sets import datasets
 from m3jax.data.vocabulary import TokenizerConfig
-from m3jax.losses.contrastive import BLOCKS
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.qwen import QwenConfig
-from m3jax.training.objectives import ContrastiveConfig
+from m3jax.training.objectives.contrastive import ContrastiveConfig
+from m3jax.training.objectives.make import ObjectiveConfig
+from m3jax.training.objectives.texts import SubBatches
 from m3jax.training.optimizer import OptimizerConfig
 
 
@@ -29,7 +30,8 @@ class Train:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=0))
-    objective: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    objective: ObjectiveConfig = field(default_factory=ContrastiveConfig)
+    sub_batches: SubBatches = field(default_factory=SubBatches)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     steps: int = 1_000
@@ -53,7 +55,7 @@ def check(stage: Train) -> None:
     Raises:
         InputError: names the field.
     """
-    data, encoder, objective = stage.data, stage.model.encoder, stage.objective
+    data, encoder = stage.data, stage.model.encoder
     lengths = (data.query_length, data.passage_length, *_own_lengths(data))
     at_least = {
         "steps": (stage.steps, 1),
@@ -74,7 +76,8 @@ def check(stage: Train) -> None:
         "model.encoder.layers": (encoder.layers, 1),
         "model.encoder.heads": (encoder.heads, 1),
         "model.encoder.mlp": (encoder.mlp, 1),
-        "objective.sub_batches": (objective.sub_batches, 1),
+        "sub_batches.count": (stage.sub_batches.count, 1),
+        "sub_batches.tokens": (stage.sub_batches.tokens, 0),
         "lora.rank": (stage.lora.rank, 0),
     }
     rules = [
@@ -130,18 +133,6 @@ def check(stage: Train) -> None:
             "model.encoder.dropout",
             "a share from 0 to below 1",
             getattr(encoder, "dropout", 0),
-        ),
-        (
-            objective.temperature > 0,
-            "objective.temperature",
-            "above 0",
-            objective.temperature,
-        ),
-        (
-            bool(objective.negatives) and set(objective.negatives) <= set(BLOCKS),
-            "objective.negatives",
-            f"one or more of {', '.join(BLOCKS)}",
-            ", ".join(objective.negatives) or "none",
         ),
         (
             0 <= stage.optimizer.warmup <= 1,

@@ -32,8 +32,17 @@ from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_
 from m3jax.pipeline.stage import Train, check, steps_of
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
-from m3jax.training.objectives import DENSE_PARAMETERS, contrastive
-from m3jax.training.optimizer import check_trainable, make_optimizer, make_schedule
+from m3jax.training.objectives.make import (
+    check_objective,
+    make_objective,
+    trained_heads,
+)
+from m3jax.training.optimizer import (
+    all_but,
+    check_trainable,
+    make_optimizer,
+    make_schedule,
+)
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.writer import Writer, read
@@ -70,7 +79,10 @@ def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
     config = {STAGE: configs.to_dict(stage)}
     run.check_folder(folder, config, fresh=fresh)
     mesh = make_mesh(stage.mesh)
-    start = starting(EmbeddingModule(stage.model), _pairs(stage))
+    module = EmbeddingModule(stage.model)
+    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
+    start = starting(module, _pairs(stage), auxiliary=objective.auxiliary)
+    check_objective(objective, start, mesh)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
     check_trainable(shapes, _trainable(stage))
@@ -98,7 +110,8 @@ def _trainable(stage: Train) -> str:
     if stage.lora.rank:
         return lora.TRAINABLE
     # Heads without a gradient would only decay.
-    return DENSE_PARAMETERS if len(stage.model.outputs) > 1 else ""
+    trained = trained_heads(stage.objective)
+    return all_but([name for name in stage.model.outputs if name not in trained])
 
 
 def _train(
@@ -212,7 +225,7 @@ def check_plan(path: Path, plan: Plan) -> None:
 
 def _multiple(stage: Train, mesh: Mesh) -> int:
     """What the queries of a batch have to be a multiple of."""
-    return batch_shards(mesh) * stage.objective.sub_batches
+    return batch_shards(mesh) * stage.sub_batches.count
 
 
 def _fit(
@@ -226,8 +239,9 @@ def _fit(
     given: Callable[[Mesh], Params] | None,
 ) -> tuple[int, Params]:
     """Train from the last checkpoint, or from the start; returns what dev selects."""
-    objective = contrastive(module, mesh, stage.objective)
-    start, trainable = starting(module, _pairs(stage)), _trainable(stage)
+    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
+    start = starting(module, _pairs(stage), auxiliary=objective.auxiliary)
+    trainable = _trainable(stage)
     optimizer = dataclasses.replace(stage.optimizer, trainable=trainable)
     sets = measure(stage.data, data, tokenizer)
     plan = batching.make_plan(

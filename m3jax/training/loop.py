@@ -106,7 +106,7 @@ def train(
                 number,
                 metrics,
                 queries=batch.where.shape[0],
-                padded_tokens=batch.query.ids.size + batch.passage.ids.size,
+                padded_tokens=sum(tokens.ids.size for tokens in batch.texts),
                 wait=wait,
             )
             if number % loop.evaluate_every == 0 or number == loop.steps:

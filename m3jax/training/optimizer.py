@@ -1,6 +1,7 @@
 """AdamW with warm-up, decay and gradient clipping."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,6 +123,16 @@ def moving(params: Params, trainable: str) -> Params:
     # The scale of a low-rank pair is a constant. Not "": of equal keys the later holds.
     rules = {r"\.lora_scale$": False, trainable or "()": True, "": False}
     return tree.assign(params, rules)
+
+
+def all_but(heads: Sequence[str]) -> str:
+    """Regex of the parameters outside of some heads; "" where there are none.
+
+    Example:
+        >>> moving({"sparse": {"bias": 0}, "encoder": {"bias": 0}}, all_but(["sparse"]))
+        {'encoder': {'bias': True}, 'sparse': {'bias': False}}
+    """
+    return rf"^(?!({'|'.join(heads)})\.)" if heads else ""
 
 
 def check_trainable(params: Params, trainable: str) -> None:

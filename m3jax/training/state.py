@@ -11,10 +11,11 @@ from jax.sharding import Mesh, PartitionSpec
 
 from m3jax.core.mesh import replicated, shardings
 from m3jax.core.types import Leaf, Params
-from m3jax.nn import lora
-from m3jax.nn.embedding import EmbeddingModule, init
+from m3jax.nn import embedding, lora, reranker
+from m3jax.nn.embedding import EmbeddingModule
 from m3jax.nn.lora import LoraConfig
-from m3jax.training.objectives import Objective
+from m3jax.nn.reranker import RerankerModule
+from m3jax.training.objectives.base import Objective
 
 # (rng, parameters to go on from, or None) -> the first parameters.
 Start = Callable[[jax.Array, Params | None], Params]
@@ -40,12 +41,20 @@ class TrainState:
     rng: Leaf
 
 
-def starting(module: EmbeddingModule, pairs: LoraConfig | None = None) -> Start:
+def starting(
+    module: EmbeddingModule | RerankerModule,
+    pairs: LoraConfig | None = None,
+    *,
+    auxiliary: Callable[[jax.Array], Params] = lambda _: {},
+) -> Start:
     """How the parameters of a training begin: given or drawn, with low-rank pairs.
+
+    Heads of the module that what is given does not have are drawn.
 
     Args:
         module: the model.
         pairs: which parameters get a low-rank pair; None = none.
+        auxiliary: draws what is trained beside the model, as an objective asks.
 
     Returns:
         A function for `abstract_state` and `new_state`.
@@ -59,10 +68,10 @@ def starting(module: EmbeddingModule, pairs: LoraConfig | None = None) -> Start:
     """
 
     def start(rng: jax.Array, given: Params | None) -> Params:
-        params = init(module, rng) if given is None else given
-        if pairs is None:
-            return params
-        return lora.add(params, pairs, jax.random.fold_in(rng, 1))
+        params = {**_drawn(module, rng), **(given or {})}
+        if pairs is not None:
+            params = lora.add(params, pairs, jax.random.fold_in(rng, 1))
+        return {**params, **auxiliary(jax.random.fold_in(rng, 2))}
 
     return start
 
@@ -105,7 +114,7 @@ def abstract_state(
             transform_non_params=lambda _: whole,
             is_leaf=_is_masked,
         ),
-        extra=jax.tree.map(lambda _: whole, shapes.extra),
+        extra=shardings(mesh, shapes.extra, {**objective.layout, "": PartitionSpec()}),
         rng=whole,
     )
     return jax.tree.map(
@@ -169,3 +178,9 @@ def _create(
         extra=objective.init(params, extra_rng),
         rng=rng,
     )
+
+
+def _drawn(module: EmbeddingModule | RerankerModule, rng: jax.Array) -> Params:
+    if isinstance(module, EmbeddingModule):
+        return embedding.init(module, rng)
+    return reranker.init(module, rng)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from m3jax.core.mesh import replicated
 from m3jax.core.types import Batch, Params
-from m3jax.training.objectives import Objective
+from m3jax.training.objectives.base import Objective
 from m3jax.training.optimizer import moving
 from m3jax.training.state import TrainState
 
@@ -86,7 +86,7 @@ def make_step(
             "gradient_norm": optax.tree.norm(gradient),
             "parameter_norm": optax.tree.norm(params),
             "learning_rate": schedule(state.step),
-            "tokens": batch.query.mask.sum() + batch.passage.mask.sum(),
+            "tokens": sum(tokens.mask.sum() for tokens in batch.texts),
         }
         return new, metrics
 

@@ -15,7 +15,7 @@ from m3jax.core.types import Batch, Tokens
 from m3jax.nn.bert import SHARDING
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.testing import tiny_config
-from m3jax.training.objectives import ContrastiveConfig, contrastive
+from m3jax.training.objectives import ContrastiveConfig, SubBatches, contrastive
 from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from m3jax.training.state import TrainState, abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -50,8 +50,8 @@ def build(mesh_config: MeshConfig, devices: int, sub_batches: int = 1, **fields:
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
     fields.setdefault("dropout", 0.2)
     module = EmbeddingModule(tiny_config(**fields))
-    config = ContrastiveConfig(temperature=0.1, sub_batches=sub_batches)
-    objective = contrastive(module, mesh, config)
+    config = ContrastiveConfig(temperature=0.1)
+    objective = contrastive(module, mesh, config, SubBatches(sub_batches))
     optimizer = OptimizerConfig(learning_rate=1e-2, warmup=0.2)
     tx = make_optimizer(optimizer, steps=10)
     like = abstract_state(starting(module), objective, tx, mesh, SHARDING)

@@ -1,0 +1,117 @@
+"""From the config of a stage to its objective."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from m3jax.core.errors import InputError
+from m3jax.core.mesh import batch_shards
+from m3jax.core.types import Batch
+from m3jax.nn.embedding import EmbeddingModule
+from m3jax.nn.reranker import RerankerModule
+from m3jax.training.abstract import abstract_batch, lengths_read
+from m3jax.training.objectives.base import Objective, Terms
+from m3jax.training.objectives.contrastive import ContrastiveConfig, contrastive
+from m3jax.training.objectives.momentum import MomentumConfig, momentum
+from m3jax.training.objectives.reranking import RerankingConfig, reranking
+from m3jax.training.objectives.texts import WHOLE, SubBatches
+from m3jax.training.objectives.unified import UnifiedConfig, unified
+from m3jax.training.state import Start
+
+ObjectiveConfig = ContrastiveConfig | UnifiedConfig | MomentumConfig | RerankingConfig
+
+
+def make_objective(
+    config: ObjectiveConfig,
+    module: EmbeddingModule | RerankerModule,
+    mesh: Mesh,
+    sub_batches: SubBatches = WHOLE,
+) -> Objective:
+    """Make the objective that a config asks for.
+
+    Args:
+        config: which, and its numbers.
+        module: the model that is trained.
+        mesh: the devices.
+        sub_batches: parts in which a batch is encoded.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: the model is of the other kind, or lacks a head.
+
+    Example:
+        >>> from m3jax.core.mesh import MeshConfig, make_mesh
+        >>> from m3jax.testing import tiny_config
+        >>> module, mesh = EmbeddingModule(tiny_config()), make_mesh(MeshConfig())
+        >>> make_objective(RerankingConfig(), module, mesh)
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: objective: expected a reranker to train with \
+RerankingConfig, found an embedding model
+    """
+    kinds = {EmbeddingModule: "an embedding model", RerankerModule: "a reranker"}
+    wanted = RerankerModule if isinstance(config, RerankingConfig) else EmbeddingModule
+    if not isinstance(module, wanted):
+        raise InputError(
+            f"{kinds[wanted]} to train with {type(config).__name__}",
+            kinds[type(module)],
+            where="objective",
+        )
+    if isinstance(module, RerankerModule):
+        assert isinstance(config, RerankingConfig)
+        return reranking(module, mesh, config, sub_batches)
+    assert not isinstance(config, RerankingConfig)
+    heads, present = trained_heads(config), module.config.outputs
+    lacking = [name for name in heads if name not in present]
+    if lacking:
+        raise InputError(
+            f"a model with the heads {', '.join(heads)}",
+            f"none for {', '.join(lacking)}",
+            where="objective.heads",
+            do="--model.sparse True and --model.multivec 1024 add them.",
+        )
+    if isinstance(config, UnifiedConfig):
+        return unified(module, mesh, config, sub_batches)
+    if isinstance(config, MomentumConfig):
+        return momentum(module, mesh, config, sub_batches)
+    return contrastive(module, mesh, config, sub_batches)
+
+
+def check_objective(objective: Objective, start: Start, mesh: Mesh) -> None:
+    """Trace the loss on a small batch, so that what does not fit shows at once.
+
+    Args:
+        objective: the objective.
+        start: makes the parameters.
+        mesh: the devices.
+
+    Raises:
+        InputError: what the loss refuses, told to be of the objective.
+    """
+    rows = batch_shards(mesh)
+    batch = abstract_batch(mesh, rows, 2, **lengths_read(objective.reads, 4, 4))
+
+    def run(batch: Batch) -> Terms:
+        rng = jax.random.key(0)
+        params = start(rng, None)
+        step = jnp.zeros((), jnp.int32)
+        return objective.loss(params, objective.init(params, rng), batch, step, rng)
+
+    try:
+        jax.eval_shape(run, batch)
+    except InputError as error:
+        where = f"objective.{error.where}"
+        raise InputError(
+            error.expected, error.found, where=where, do=error.do
+        ) from None
+
+
+def trained_heads(config: ObjectiveConfig) -> tuple[str, ...]:
+    """Heads of an embedding model that an objective trains.
+
+    Example:
+        >>> trained_heads(ContrastiveConfig())
+        ('dense',)
+    """
+    return config.heads if isinstance(config, UnifiedConfig) else ("dense",)
