@@ -28,6 +28,8 @@ class Program:
     output: str | None = None
     """Folder for inspect.json and the plots [default: runs/inspect/CONFIG, or
     runs/inspect/CONFIG-SIZE]."""
+    stage: str | None = None
+    """Which of several stages [default: the first]."""
     samples: int = 3
     """Rows shown of each data set."""
     plot_steps: int | None = None
@@ -42,11 +44,15 @@ class Program:
 
 def main() -> None:
     """Run the program."""
-    program, stage, name = flags.parse(
+    program, stages, name = flags.parse(
         Program, sys.argv[1:], prog=PROG, description=DESCRIPTION
     )
     folder = Path(program.output or Path("runs") / "inspect" / name)
     _check(program, folder)
+    if program.stage is not None and program.stage not in stages:
+        known = ", ".join(stages)
+        raise InputError(f"one of {known}", program.stage, where="--stage")
+    chosen = program.stage or next(iter(stages))
 
     from m3jax.core import config, files
     from m3jax.pipeline.inspection import inspect
@@ -54,7 +60,8 @@ def main() -> None:
     from m3jax.pipeline.inspection_tables import show
 
     found, drawn = inspect(
-        stage,
+        stages,
+        chosen,
         tokenizer=program.tokenizer,
         devices=program.devices,
         samples=program.samples,

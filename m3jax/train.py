@@ -31,16 +31,16 @@ class Program:
 
 def main() -> None:
     """Run the program."""
-    program, stage, name = flags.parse(
+    program, stages, name = flags.parse(
         Program, sys.argv[1:], prog=PROG, description=DESCRIPTION
     )
 
     from m3jax.core.cache import keep_compiled
-    from m3jax.pipeline.train import run_train
+    from m3jax.pipeline.train import run_stages
 
     folder = Path(program.run_dir or Path("runs") / name)
     keep_compiled()
-    run_train(stage, folder, fresh=program.fresh)
+    run_stages(stages, folder, fresh=program.fresh)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -395,7 +396,10 @@ def test_another_config_is_refused_and_shown(
     assert "train.seed: 0 -> 3" in err and "--fresh" in err and err.count("\n") == 1
     assert "train.optimizer.learning_rate: 0.01 -> 0.5" in err
     assert (folder / "run" / "config.json").read_text() == before
-    # Other data under the same name is noticed too.
+    # Other data under the same name is noticed too, where there is training to do.
+    shutil.copytree("run", "unfinished")
+    Path("unfinished", "results.json").unlink()
+    words[-1] = "unfinished"
     train = folder / "train.jsonl"
     content = train.read_text()
     train.write_text(content + json.dumps({"query": "new", "pos": ["row"]}) + "\n")

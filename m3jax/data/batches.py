@@ -235,7 +235,7 @@ def example(one: TrainingSet, row: int, dice: Dice, *, longest: int) -> Example:
     drawn = draw(rows, row, record, dice, longest=longest)
     before = prompt if config.symmetric else one.passage_prompts[0]
     if config.teacher_scores:
-        _require_scores(record, f"{rows.source.name}: row {row}")
+        require_scores(record, f"{rows.source.name}: row {row}")
     query_id = digest(query) if own is None else content_hash(f"{own}{query}")
     if isinstance(record, Labelled) and config.labels == "same":
         query_id = content_hash(record.label)
@@ -316,7 +316,12 @@ def _words(ids: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(ids), np.uint32).reshape(-1, 2)
 
 
-def _require_scores(record: Record, where: str) -> None:
+def require_scores(record: Record, where: str) -> None:
+    """Refuse a row without the scores of a teacher.
+
+    Raises:
+        InputError: says which are missing.
+    """
     if not isinstance(record, Pairs) or record.pos_scores is None:
         missing = "pos_scores"
     elif record.neg and record.neg_scores is None:

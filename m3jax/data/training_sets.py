@@ -11,7 +11,7 @@ import numpy as np
 
 from m3jax.core.errors import InputError
 from m3jax.data import builtin, cache, checks, lengths, retrieval, tokenize
-from m3jax.data.batches import TrainingSet
+from m3jax.data.batches import TrainingSet, require_scores
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.data.draws import Rows
 from m3jax.data.held_out import hold_out
@@ -151,7 +151,10 @@ def _open(one: Dataset, config: DataConfig) -> Opened:
         _, place, count = np.unique(label, return_inverse=True, return_counts=True)
         kept = np.flatnonzero(count[place] > 1)
         dropped["alone with its label"] = len(label) - len(kept)
-    return Opened(one, source, found, kept, dropped)
+    opened = Opened(one, source, found, kept, dropped)
+    if one.teacher_scores:  # of the others it shows when they are read
+        require_scores(opened.source[0], f"{opened.name}: row 0")
+    return opened
 
 
 def _dev(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,22 @@ def load(
         m3jax.core.errors.InputError: nowhere: expected a local folder, or a hub id \
 like BAAI/bge-m3, found neither
     """
+    model, read = open_model(path, dtype=dtype, revision=revision)
+    return dataclasses.replace(model, params=read(to))
+
+
+def open_model(
+    path: str | Path, *, dtype: Dtype = "float32", revision: str | None = None
+) -> tuple[Model, Callable[[Where], Params]]:
+    """Read everything of a reranker but its parameters; else as `load`.
+
+    Returns:
+        The model, whose params are None, and a function that reads these to where they
+        belong.
+
+    Raises:
+        InputError: as `load`; what is wrong with the weights shows when they are read.
+    """
     published = model_files.known(path, None)
     folder = model_files.find(fetch(path, revision=revision))
     if (folder / "1_Pooling").is_dir() and (folder / "modules.json").is_file():
@@ -118,14 +134,17 @@ like BAAI/bge-m3, found neither
     if stated is not None:
         limit = min(limit, stated)
     model_files.check(encoder, tokenizer, limit, where=str(folder))
-    module = RerankerModule(config)
-    shapes = jax.eval_shape(lambda: reranker.init(module, jax.random.key(0)))
-    stored, file = tensors.read_weights(folder)
-    names = _names(config, content["model_type"])
-    params = model_files.place(
-        shapes, stored, names, to=to, where=str(file), dtype=jax.numpy.dtype(dtype)
-    )
-    return Model(config, params, tokenizer, limit)
+
+    def read(to: Where) -> Params:
+        module = RerankerModule(config)
+        shapes = jax.eval_shape(lambda: reranker.init(module, jax.random.key(0)))
+        stored, file = tensors.read_weights(folder)
+        names = _names(config, content["model_type"])
+        return model_files.place(
+            shapes, stored, names, to=to, where=str(file), dtype=jax.numpy.dtype(dtype)
+        )
+
+    return Model(config, None, tokenizer, limit), read
 
 
 def save(model: Model, folder: str | Path, *, card: str = "") -> None:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def parse(
     program: type[T], args: Sequence[str], *, prog: str, description: str
-) -> tuple[T, "Train", str]:
+) -> tuple[T, dict[str, "Train"], str]:
     """Read the config that `--config` names, and the flags that change it.
 
     Args:
@@ -27,8 +27,9 @@ def parse(
         description: the first lines of `--help`.
 
     Returns:
-        The program's own flags, the stage, and a name for what it writes: of the
-        config and its size.
+        The program's own flags, the stages by name, and a name for what it writes: of
+        the config and its size. The flags of one stage stand alone, those of several
+        begin with its name: --STAGE.steps.
 
     Raises:
         InputError: there is no such config, it makes no stage, or a flag is wrong.
@@ -39,31 +40,39 @@ def parse(
         # Either this prints the help and ends, or it says that --config is needed.
         config.parse_flags(program, args, prog=prog, description=description)
         raise InputError("a value", "none", where="--config")
-    stage = config.call(config.load(path), size=size, where=path)
+    made = config.call(config.load(path), size=size, where=path)
 
     import tyro
 
     from m3jax.pipeline.stage import Train  # takes longer than --help may
+    from m3jax.pipeline.stages import ONLY, check_names
 
-    if not isinstance(stage, Train):
-        found = type(stage).__name__
-        raise InputError("get_config to return a Train", found, where=path)
+    stages = made if isinstance(made, dict) else {ONLY: made}
+    for one in stages.values():
+        if not isinstance(one, Train):
+            found = type(one).__name__
+            expected = "get_config to return a Train, or names of stages -> Train"
+            raise InputError(expected, found, where=path)
+    check_names(stages, where=path)
     bare: Any = tyro.conf.arg(name="")
-    flags = dataclasses.make_dataclass(
-        "Flags",
-        [("program", Annotated[program, bare]), ("stage", Annotated[Train, bare])],
-        frozen=True,
-    )
+    fields: list[Any] = [("program", Annotated[program, bare])]
+    for number, name in enumerate(stages):
+        option: Any = bare if len(stages) == 1 else tyro.conf.arg(name=name)
+        fields.append((f"stage_{number}", Annotated[Train, option]))
+    flags = dataclasses.make_dataclass("Flags", fields, frozen=True)
     given: Any = program
     parsed = config.parse_flags(
         flags,
         args,
         prog=prog,
         description=description,
-        default=flags(given(path, size), stage),
+        default=flags(given(path, size), *stages.values()),
     )
     name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
-    return parsed.program, parsed.stage, name
+    changed = {
+        stage: getattr(parsed, f"stage_{number}") for number, stage in enumerate(stages)
+    }
+    return parsed.program, changed, name
 
 
 def _word(args: Sequence[str], flag: str) -> str | None:

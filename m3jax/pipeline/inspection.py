@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,8 +16,9 @@ from m3jax.data.samples import Sample, count_tokens, samples
 from m3jax.data.statistics import Filled, Negatives, Percentiles, Repeats
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, Opened, measure, open_data, token_counts
-from m3jax.pipeline.origin import check_prompts, choose_tokenizer, open_origin
-from m3jax.pipeline.stage import Train, check, steps_of
+from m3jax.pipeline.origin import check_prompts, choose_tokenizer
+from m3jax.pipeline.stage import Train, steps_of
+from m3jax.pipeline.stages import Resolved, resolve
 
 # Steps drawn where that is not told, and steps among which a sample is looked for.
 _DRAWN, _LOOKED_AT = 2_000, 100_000
@@ -190,7 +192,8 @@ class Drawn:
 
 
 def inspect(
-    stage: Train,
+    stages: Mapping[str, Train],
+    name: str,
     *,
     tokenizer: str | None = None,
     devices: int | None = None,
@@ -200,7 +203,8 @@ def inspect(
     """Open, measure and plan the data of a stage as its training would.
 
     Args:
-        stage: the config.
+        stages: the stages of the run.
+        name: of the one to look at.
         tokenizer: folder of a tokenizer that takes the place of the run's.
         devices: that the run will have; None = those here.
         samples: rows shown of each data set.
@@ -212,15 +216,16 @@ def inspect(
     Raises:
         InputError: config and data do not fit together.
     """
-    stage, origin = open_origin(stage)
-    check(stage)
+    resolved = resolve(stages, Path("no run"))
+    one = next(one for one in resolved if one.name == name)
+    stage = one.stage
     devices = len(jax.devices()) if devices is None else devices
     by_data, by_fsdp, _ = axis_sizes(stage.mesh, devices)
     multiple = by_data * by_fsdp * stage.sub_batches.count
     batching.check_sizes(stage.data, multiple)
     given = None if tokenizer is None else tokenize.load(tokenizer)
     data = open_data(stage.data)
-    chosen = given or choose_tokenizer(stage, data, origin)
+    chosen = given or _tokenizer(one, resolved, data)
     check_prompts(stage, chosen)
     sets = measure(stage.data, data, chosen)
     plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
@@ -248,6 +253,16 @@ def inspect(
     ]
     part, _, shape, _ = places(plan, 0, steps)
     return facts, Drawn(sets, kept, plan, part, shape, filled, facts.totals)
+
+
+def _tokenizer(one: Resolved, stages: Sequence[Resolved], data: Data) -> Tokenizer:
+    """That of the first stage before it that has one of its own."""
+    first = one
+    while first.parent is not None:
+        first = next(other for other in stages if other.name == first.parent)
+    if first is not one and first.origin is None:
+        data = open_data(first.stage.data)
+    return choose_tokenizer(first.stage, data, first.origin)
 
 
 def _sets(

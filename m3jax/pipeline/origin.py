@@ -1,4 +1,4 @@
-"""What a run begins with: the model that it goes on from, and its tokenizer."""
+"""What a stage begins with: the model that it goes on from, and its tokenizer."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,8 +12,11 @@ from m3jax.data import tokenize, vocabulary
 from m3jax.data.prompts import Prompts
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, datasets, query_prompts
-from m3jax.hub.folder import open_model
-from m3jax.pipeline.stage import Train
+from m3jax.hub import folder, reranker
+from m3jax.hub.kind import kind
+from m3jax.nn.embedding import EmbeddingConfig
+from m3jax.nn.reranker import RerankerConfig
+from m3jax.pipeline.stage import SCRATCH, Train
 
 
 @dataclass(frozen=True)
@@ -21,29 +24,33 @@ class Origin:
     """The model to go on from.
 
     Attributes:
+        config: its shape; of an encoder alone that of an embedding model.
+        prompts: that it was trained with.
         tokenizer: of the model.
         read: puts its parameters on a mesh.
     """
 
+    config: EmbeddingConfig | RerankerConfig
+    prompts: Prompts
     tokenizer: Tokenizer
     read: Callable[[Mesh], Params]
 
 
-def open_origin(stage: Train) -> tuple[Train, Origin | None]:
+def open_origin(stage: Train) -> Origin | None:
     """Open the model that a stage goes on from; its parameters are not read yet.
 
     Args:
         stage: the config.
 
     Returns:
-        The stage in the shape of the model and with its prompts, and the model; the
-        stage as it is, and None, where it starts from nothing.
+        The model; None where the stage starts from nothing.
 
     Raises:
         InputError: there is no such model, or the stage names a tokenizer too.
     """
-    if stage.init is None:
-        return stage, None
+    if stage.init in (None, SCRATCH):
+        return None
+    assert stage.init is not None
     if stage.tokenizer.pretrained is not None:
         raise InputError(
             "the tokenizer of the model to go on from",
@@ -51,20 +58,68 @@ def open_origin(stage: Train) -> tuple[Train, Origin | None]:
             where="tokenizer.pretrained",
             do="Leave it out with --init.",
         )
-    model, read = open_model(stage.init, default_pooling=stage.model.pooling)
-    wanted = stage.model.encoder
+    if isinstance(stage.model, RerankerConfig) and kind(stage.init) == "reranker":
+        model, read = reranker.open_model(stage.init)
+        return Origin(model.config, Prompts(), model.tokenizer, read)
+    pooling = None if isinstance(stage.model, RerankerConfig) else stage.model.pooling
+    model, read = folder.open_model(stage.init, default_pooling=pooling or "cls")
+    return Origin(model.config, model.prompts, model.tokenizer, read)
+
+
+def in_shape_of(
+    stage: Train, config: EmbeddingConfig | RerankerConfig, prompts: Prompts
+) -> Train:
+    """A stage in the shape of the model that it goes on from, and with its prompts.
+
+    Of the stage's own `model` these hold: dtype and rematerialisation, the attention of
+    a Qwen that is to become bidirectional, and heads that the model does not have yet.
+
+    Args:
+        stage: the config.
+        config: of the model to go on from.
+        prompts: of that model; the stage's own come first.
+
+    Returns:
+        The stage.
+
+    Raises:
+        InputError: the stage asks for token vectors of another width than the model's,
+            or for a model of another kind.
+    """
+    wanted = stage.model
+    same = ("dtype", "remat", "attention")
     encoder = dataclasses.replace(
-        model.config.encoder, dtype=wanted.dtype, remat=wanted.remat
+        config.encoder,
+        **{
+            name: getattr(wanted.encoder, name)
+            for name in same
+            if hasattr(config.encoder, name) and hasattr(wanted.encoder, name)
+        },
     )
-    prompts = stage.data.prompts
-    if prompts == Prompts():
-        prompts = model.prompts
-    stage = dataclasses.replace(
-        stage,
-        model=dataclasses.replace(model.config, encoder=encoder),
-        data=dataclasses.replace(stage.data, prompts=prompts),
+    if prompts != Prompts() and stage.data.prompts == Prompts():
+        data = dataclasses.replace(stage.data, prompts=prompts)
+        stage = dataclasses.replace(stage, data=data)
+    if isinstance(wanted, RerankerConfig):
+        shape = config if isinstance(config, RerankerConfig) else wanted
+        return dataclasses.replace(
+            stage, model=dataclasses.replace(shape, encoder=encoder)
+        )
+    if isinstance(config, RerankerConfig):
+        raise InputError("an embedding model", "a reranker", where=f"{stage.init}")
+    if wanted.multivec and config.multivec and wanted.multivec != config.multivec:
+        raise InputError(
+            f"{config.multivec}, as the model to go on from has",
+            f"{wanted.multivec}",
+            where="model.multivec",
+        )
+    model = dataclasses.replace(
+        config,
+        encoder=encoder,
+        mlp_head=config.mlp_head if wanted.mlp_head == "none" else wanted.mlp_head,
+        sparse=config.sparse or wanted.sparse,
+        multivec=config.multivec or wanted.multivec,
     )
-    return stage, Origin(model.tokenizer, read)
+    return dataclasses.replace(stage, model=model)
 
 
 def choose_tokenizer(stage: Train, data: Data, origin: Origin | None) -> Tokenizer:

@@ -13,7 +13,7 @@ from rich.console import Console
 from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.data.records import Retrieval
-from m3jax.evaluation.table import table
+from m3jax.evaluation.table import HEADS, table
 from m3jax.hub.folder import Model
 from m3jax.inference.encode import encode
 from m3jax.inference.scores import dense
@@ -54,26 +54,58 @@ def scores_at(
     }
 
 
-def show(folder: Path) -> None:
-    """Print the table of a finished run, and where its parts are.
+def show(folder: Path, stages: Mapping[str, Path]) -> None:
+    """Print the tables of a finished run, and where its parts are.
+
+    Args:
+        folder: the run folder.
+        stages: name of each stage -> folder of its results.
 
     Raises:
-        InputError: results.json is damaged.
+        InputError: a results.json is damaged.
     """
-    path = folder / RESULTS
+    found = {name: _read(logs / RESULTS) for name, logs in stages.items()}
+    console = Console(soft_wrap=True)
+    last = list(found.values())[-1]
+    for name, caption in last["sizes"].items():
+        rows = last["results"][name]
+        if len(found) > 1:
+            rows = _after_each(found, name)
+        console.print(table(rows, f"{name} set", caption=caption))
+        if any(key in row for row in rows.values() for key in list(HEADS)[1:]):
+            title = f"{name} set, nDCG@10 by head"
+            console.print(table(rows, title, caption=caption, headers=HEADS))
+    print(f"model   {folder / 'model'}")
+    for logs in stages.values():
+        print(f"plots   {logs / 'plots'}")
+    # The corpus of the test set is searched by default.
+    corpus = "" if "test" in last["results"] else "--corpus FILE "
+    print(f'search  python -m m3jax.search --model {folder} {corpus}"your question"')
+
+
+def _after_each(found: Mapping[str, Any], name: str) -> dict[str, Mapping[str, float]]:
+    """One row a stage that was measured on the same set as the last."""
+    size = list(found.values())[-1]["sizes"][name]
+    same = {
+        stage: one for stage, one in found.items() if one["sizes"].get(name) == size
+    }
+    rows: dict[str, Mapping[str, float]] = {}
+    others: dict[str, Mapping[str, float]] = {}
+    for number, (stage, one) in enumerate(same.items()):
+        before, after, *rest = one["results"][name].items()
+        if number == 0:
+            rows[f"before {stage}"] = before[1]
+        rows[f"after {stage} (step {one['step']})"] = after[1]
+        others = dict(rest)
+    return rows | others
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        results, sizes = found["results"], found["sizes"]
+        return {name: found[name] for name in ("step", "results", "sizes")}
     except (ValueError, KeyError) as error:
         raise InputError("the results of a run", str(error), where=str(path)) from None
-    console = Console(soft_wrap=True)
-    for name, rows in results.items():
-        console.print(table(rows, f"{name} set", caption=sizes[name]))
-    print(f"model   {folder / 'model'}")
-    print(f"plots   {folder / 'plots'}")
-    # The corpus of the test set is searched by default.
-    corpus = "" if "test" in results else "--corpus FILE "
-    print(f'search  python -m m3jax.search --model {folder} {corpus}"your question"')
 
 
 def card(results: Results, sizes: Mapping[str, str]) -> str:
@@ -110,26 +142,20 @@ def card(results: Results, sizes: Mapping[str, str]) -> str:
 
 def plot(
     folder: Path,
-    model: Model,
-    sets: Mapping[str, Retrieval],
+    histogram: tuple[np.ndarray, np.ndarray] | None,
     *,
     lines: Sequence[Mapping[str, Any]],
     selected: int,
-    mesh: Mesh,
 ) -> None:
-    """Draw the plots of a run into its folder.
+    """Draw the plots of a stage into its folder.
 
     Args:
-        folder: the run folder.
-        model: the trained model.
-        sets: evaluation sets; the last one gives the score histogram.
+        folder: of its metrics.
+        histogram: scores of right and of other pairs.
         lines: of metrics.jsonl.
         selected: step whose parameters the model has.
-        mesh: the devices.
     """
-    positive = negative = None
-    if sets:
-        positive, negative = sample_scores(model, list(sets.values())[-1], mesh)
+    positive, negative = histogram or (None, None)
     write_plots(
         folder / "plots",
         lines,

@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterable
 from hashlib import blake2b
 from importlib import metadata
@@ -71,7 +72,8 @@ def open_folder(
     Args:
         folder: the run folder.
         config: goes into config.json.
-        lineage: goes into lineage.json; its data must be that of the run so far.
+        lineage: stage -> what `describe` said; goes into lineage.json, with versions.
+            Its data must be that of the run so far.
         fresh: what a run left in the folder is removed first.
 
     Raises:
@@ -87,8 +89,13 @@ def open_folder(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lineage.json"
     if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))["data"]
-        if rows := configs.difference(old, lineage["data"], "data"):
+        old = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        rows = [
+            row
+            for name, now in lineage.items()
+            for row in configs.difference(old[name]["data"], now["data"], "data")
+        ]
+        if rows:
             raise InputError(
                 "the data that this run began with",
                 f"a change of {'; '.join(rows)}",
@@ -97,14 +104,37 @@ def open_folder(
             )
         return
     files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    files.write_text(path, json.dumps(lineage, indent=2) + "\n")
+    whole = {"stages": lineage, "git": _git(), "versions": _versions()}
+    files.write_text(path, json.dumps(whole, indent=2) + "\n")
 
 
-def describe(data: Data) -> dict[str, Any]:
-    """Lineage of a run: versions, and what the data was.
+def _git() -> str | None:
+    """Revision of the code that runs, where it runs out of a git repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe"]
+    options = ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            [*command, *options], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    names = ("m3jax", "jax", "flax", "optax", "orbax-checkpoint")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def describe(data: Data, parent: str | None) -> dict[str, Any]:
+    """Lineage of a stage: what it goes on from, and what the data was.
 
     Args:
         data: training rows and evaluation sets.
+        parent: the stage or the model that it goes on from.
 
     Returns:
         JSON values.
@@ -119,6 +149,7 @@ def describe(data: Data) -> dict[str, Any]:
         for one in data.sets
     }
     return {
+        "parent": parent,
         "data": {
             "train": training.popitem()[1] if len(training) == 1 else training,
             **{
@@ -131,13 +162,6 @@ def describe(data: Data) -> dict[str, Any]:
                 }
                 for name, one in sets.items()
                 if one is not None
-            },
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: metadata.version(name)
-                for name in ("m3jax", "jax", "flax", "optax", "orbax-checkpoint")
             },
         },
     }

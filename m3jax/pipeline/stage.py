@@ -12,10 +12,14 @@ from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.qwen import QwenConfig
+from m3jax.nn.reranker import RerankerConfig
 from m3jax.training.objectives.contrastive import ContrastiveConfig
 from m3jax.training.objectives.make import ObjectiveConfig
 from m3jax.training.objectives.texts import SubBatches
 from m3jax.training.optimizer import OptimizerConfig
+
+# In place of a model to go on from: none, also where a stage came before.
+SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,14 @@ class Train:
     """One stage of training."""
 
     init: str | None = None
-    """Model to go on from: a hub id, a model folder or a finished run; by default
-    parameters are random. It brings its tokenizer, its prompts and its shape; of
-    `model` only dtype and remat hold, and pooling where the folder states none."""
+    """Model to go on from: a hub id, a model folder or a finished run; by default the
+    stage before, and in a first stage none: parameters are random, as with "scratch".
+    It brings its tokenizer, its prompts and its shape; of `model` hold dtype, remat and
+    a Qwen's attention, heads that it does not have yet, and pooling where its folder
+    states none."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    model: EmbeddingConfig | RerankerConfig = field(default_factory=EmbeddingConfig)
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=0))
     objective: ObjectiveConfig = field(default_factory=ContrastiveConfig)
     sub_batches: SubBatches = field(default_factory=SubBatches)

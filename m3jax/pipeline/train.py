@@ -1,10 +1,7 @@
-"""The stage that trains: from data to an exported, evaluated model."""
+"""Stages that train: from data to an exported, evaluated model."""
 
-import contextlib
 import dataclasses
-import functools
-import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -14,56 +11,41 @@ from m3jax.core import config as configs
 from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh, shardings
-from m3jax.core.types import Params
-from m3jax.data import batching, pipeline, tokenize
-from m3jax.data.batches import Batcher
-from m3jax.data.plan import Plan
-from m3jax.data.records import Retrieval
+from m3jax.data import batching, tokenize
 from m3jax.data.tokenize import Tokenizer
-from m3jax.data.training_sets import Data, measure, open_data
+from m3jax.data.training_sets import Data, open_data
+from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.evaluation import bm25, retrieval
-from m3jax.hub.folder import Model, save
-from m3jax.nn import lora
-from m3jax.nn.embedding import EmbeddingModule
+from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
-from m3jax.nn.lora import LoraConfig
-from m3jax.pipeline import report, run
+from m3jax.nn.reranker import RerankerModule
+from m3jax.pipeline import fit, report, run
+from m3jax.pipeline.learner import make_learner
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
-from m3jax.pipeline.stage import Train, check, steps_of
-from m3jax.training.checkpoint import Checkpoints
-from m3jax.training.loop import Loop, train
-from m3jax.training.objectives.make import (
-    check_objective,
-    make_objective,
-    trained_heads,
-)
-from m3jax.training.optimizer import (
-    all_but,
-    check_trainable,
-    make_optimizer,
-    make_schedule,
-)
-from m3jax.training.state import abstract_state, new_state, starting
-from m3jax.training.step import make_step
-from m3jax.training.writer import Writer, read
-
-STAGE = "train"
-SELECTS = "dev/ndcg@10"
-
-Score = Callable[[Params, Retrieval], dict[str, float]]
+from m3jax.pipeline.stage import Train
+from m3jax.pipeline.stages import Resolved, resolve
+from m3jax.training.objectives.make import check_objective, make_objective
+from m3jax.training.optimizer import check_trainable
+from m3jax.training.state import starting
+from m3jax.training.writer import read
 
 
-def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
+def run_stages(
+    stages: Mapping[str, Train], folder: Path, *, fresh: bool = False
+) -> None:
     """Train, or go on training, until the run folder holds a finished model.
 
+    Each stage goes on from the model of the one before; one that is finished is not
+    run again. All are checked, and their data opened, before anything is written.
+
     Args:
-        stage: the config.
+        stages: name -> config, in their order.
         folder: the run folder.
         fresh: start anew, whatever is there.
 
     Raises:
-        InputError: config, data and run folder do not fit together, or the loss is
-            not finite.
+        InputError: config, data and run folder do not fit together, or a loss is not
+            finite.
         OSError: the run folder cannot be written to.
     """
     if jax.process_count() > 1:
@@ -73,229 +55,122 @@ def run_train(stage: Train, folder: Path, *, fresh: bool = False) -> None:
             where="jax.distributed",
             do="Training on several hosts is not there yet.",
         )
-    stage, origin = open_origin(stage)
-    check(stage)
+    found = resolve(stages, folder)
     # Of a model to go on from, what it is and not what the config would have made.
-    config = {STAGE: configs.to_dict(stage)}
+    config = {one.name: configs.to_dict(one.stage) for one in found}
     run.check_folder(folder, config, fresh=fresh)
+    meshes = {one.name: _check(one.stage) for one in found}
+    left = [one for one in found if fresh or not report.is_finished(one.logs)]
+    data = {one.name: _open(one) for one in left}
+    lineage = {
+        one.name: run.describe(data[one.name], one.parent or one.stage.init)
+        for one in left
+    }
+    run.open_folder(folder, config, lineage, fresh=fresh)
+    for one in found:
+        if one not in left:
+            what = folder if len(found) == 1 else f"{folder}: stage {one.name}"
+            print(f"{what} is finished; --fresh starts it anew.")
+            continue
+        if len(found) > 1:
+            print(f"stage {one.name}")
+        _train(one, data[one.name], meshes[one.name], found)
+    report.show(folder, {one.name: one.logs for one in found})
+
+
+def _check(stage: Train) -> Mesh:
+    """Refuse what shows without data; returns the mesh of the stage."""
     mesh = make_mesh(stage.mesh)
-    module = EmbeddingModule(stage.model)
+    module = (
+        EmbeddingModule(stage.model)
+        if isinstance(stage.model, EmbeddingConfig)
+        else RerankerModule(stage.model)
+    )
     objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
-    start = starting(module, _pairs(stage), auxiliary=objective.auxiliary)
+    start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
     check_objective(objective, start, mesh)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
-    check_trainable(shapes, _trainable(stage))
-    batching.check_sizes(stage.data, _multiple(stage, mesh))
-    data = open_data(stage.data)
-    _check_objective(data)
-    if stage.init is None and stage.tokenizer.pretrained is not None:
-        tokenize.load(stage.tokenizer.pretrained)  # it is there, before we write
-    run.open_folder(folder, config, run.describe(data), fresh=fresh)
-    if report.is_finished(folder):
-        print(f"{folder} is finished; --fresh starts it anew.")
-    else:
-        _train(stage, data, mesh, folder, origin)
-    report.show(folder)
+    check_trainable(shapes, fit.trainable(stage))
+    batching.check_sizes(stage.data, batch_shards(mesh) * stage.sub_batches.count)
+    return mesh
 
 
-def _pairs(stage: Train) -> LoraConfig | None:
-    return stage.lora if stage.lora.rank else None
+def _open(one: Resolved) -> Data:
+    data = open_data(one.stage.data)
+    fit.check_data(one.stage, data)
+    own = one.stage.tokenizer.pretrained
+    if own is not None and one.origin is None and one.parent is None:
+        tokenize.load(own)  # it is there, before we write
+    return data
 
 
-def _trainable(stage: Train) -> str:
-    """What is trained: by the config, else low-rank pairs, else what the loss sees."""
-    if stage.optimizer.trainable:
-        return stage.optimizer.trainable
-    if stage.lora.rank:
-        return lora.TRAINABLE
-    # Heads without a gradient would only decay.
-    trained = trained_heads(stage.objective)
-    return all_but([name for name in stage.model.outputs if name not in trained])
-
-
-def _train(
-    stage: Train, data: Data, mesh: Mesh, folder: Path, origin: Origin | None
-) -> None:
-    tokenizer = _tokenizer(stage, data, folder / STAGE / "tokenizer", origin)
-    encoder, config = stage.model.encoder, stage.model
-    if origin is None:
-        encoder = dataclasses.replace(encoder, vocab_size=tokenizer.vocab_size)
-        special = tokenizer.special_ids if config.sparse else ()
-        config = dataclasses.replace(config, encoder=encoder, special_ids=special)
-    check_prompts(stage, tokenizer)
-    module = EmbeddingModule(config)
-    search = functools.partial(
-        retrieval.dense,
-        module,
-        tokenizer=tokenizer,
-        prompts=stage.data.prompts,
-        query_length=stage.data.query_length,
-        passage_length=stage.data.passage_length,
-        mesh=mesh,
-    )
-
-    def score(params: Params, data: Retrieval) -> dict[str, float]:
-        return retrieval.measure(search(params, data=data), data.qrels)
-
+def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> None:
+    origin = one.origin
+    if one.parent is not None:
+        parent = next(other for other in stages if other.name == one.parent)
+        given = dataclasses.replace(
+            one.stage, init=str(parent.model), tokenizer=TokenizerConfig()
+        )
+        origin = open_origin(given)
+    tokenizer = _tokenizer(one.stage, data, one.folder / "tokenizer", origin)
+    check_prompts(one.stage, tokenizer)
+    stage = _with_tokenizer(one.stage, tokenizer, origin)
+    learner = make_learner(stage, tokenizer, mesh)
     sets = {"dev": data.dev, "test": data.test}
-    measured = {name: one for name, one in sets.items() if one is not None}
-    given = None if origin is None else origin.read
-    step, params = _fit(stage, data, module, tokenizer, mesh, folder, score, given)
-    lines = read(folder)
+    measured = {name: each for name, each in sets.items() if each is not None}
+    step, params = fit.fit(
+        stage,
+        data,
+        learner,
+        tokenizer,
+        mesh,
+        logs=one.logs,
+        folder=one.folder,
+        given=None if origin is None else origin.read,
+    )
+    lines = read(one.logs)
     results = {
         name: {
             "before training": report.scores_at(lines, name, step=0),
-            f"after training (step {step})": score(params, one),
-            "BM25": retrieval.measure(bm25.search(one), one.qrels),
+            f"after training (step {step})": learner.score(params, each),
+            "BM25": retrieval.measure(bm25.search(each), each.qrels),
         }
-        for name, one in measured.items()
+        for name, each in measured.items()
     }
-    model = Model(
-        config,
-        params,
-        tokenizer,
-        max_length=max(stage.data.query_length, stage.data.passage_length),
-        prompts=stage.data.prompts,
-    )
     sizes = {
-        name: f"{len(one.queries):,} queries, {len(one.corpus):,} passages"
-        for name, one in measured.items()
+        name: f"{len(each.queries):,} queries, {len(each.corpus):,} passages"
+        for name, each in measured.items()
     }
-    save(model, folder / "model", card=report.card(results, sizes))
-    report.plot(folder, model, measured, lines=lines, selected=step, mesh=mesh)
+    learner.save(params, one.model, report.card(results, sizes))
+    histogram = None
+    if measured:
+        histogram = learner.histogram(params, list(measured.values())[-1])
+    report.plot(one.logs, histogram, lines=lines, selected=step)
     # Last of all: it says that everything else is there.
-    report.finish(folder, {"step": step, "results": results, "sizes": sizes})
+    report.finish(one.logs, {"step": step, "results": results, "sizes": sizes})
+
+
+def _with_tokenizer(stage: Train, tokenizer: Tokenizer, origin: Origin | None) -> Train:
+    """The model as large as the tokenizer's vocabulary, or as that which it goes on."""
+    model = stage.model
+    encoder = dataclasses.replace(model.encoder, vocab_size=tokenizer.vocab_size)
+    if origin is not None:
+        size = origin.config.encoder.vocab_size
+        encoder = dataclasses.replace(model.encoder, vocab_size=size)
+    model = dataclasses.replace(model, encoder=encoder)
+    if isinstance(model, EmbeddingConfig) and model.sparse and not model.special_ids:
+        model = dataclasses.replace(model, special_ids=tokenizer.special_ids)
+    return dataclasses.replace(stage, model=model)
 
 
 def _tokenizer(
     stage: Train, data: Data, folder: Path, origin: Origin | None
 ) -> Tokenizer:
-    """The tokenizer of this run; the first start makes it, later ones open it."""
+    """The tokenizer of this stage; the first start makes it, later ones open it."""
     if not folder.exists():
         made = choose_tokenizer(stage, data, origin)
         with files.new_folder(folder) as temporary:
             longest = max(stage.data.query_length, stage.data.passage_length)
             tokenize.save(made, temporary, max_length=longest)
     return tokenize.load(folder)
-
-
-def _check_objective(data: Data) -> None:
-    """Refuse what the contrastive loss would read as something else."""
-    for one in data.sets:
-        if one.scan.kind == "scored":
-            raise InputError(
-                "pairs, texts or labels: the contrastive loss knows no scores",
-                "graded pairs",
-                where=one.name,
-                do="--data.reading.columns names two columns to read as pairs.",
-            )
-        if one.config.teacher_scores:
-            raise InputError(
-                "no teacher_scores: the contrastive loss has no teacher",
-                "some",
-                where=one.name,
-            )
-
-
-def check_plan(path: Path, plan: Plan) -> None:
-    """Keep what the first start planned; refuse to go on with other batches.
-
-    Args:
-        path: where it is kept.
-        plan: of this start.
-
-    Raises:
-        InputError: with what differs.
-    """
-    now = json.loads(json.dumps(plan.facts()))
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        if rows := configs.difference(old, now):
-            raise InputError(
-                "the batches that this run began with",
-                f"a change of {'; '.join(rows)}",
-                where=str(path),
-                do="A preset and batch_tokens depend on the number of devices: use the "
-                "same, or start the run anew with --fresh.",
-            )
-    else:
-        files.write_text(path, json.dumps(now, indent=2) + "\n")
-
-
-def _multiple(stage: Train, mesh: Mesh) -> int:
-    """What the queries of a batch have to be a multiple of."""
-    return batch_shards(mesh) * stage.sub_batches.count
-
-
-def _fit(
-    stage: Train,
-    data: Data,
-    module: EmbeddingModule,
-    tokenizer: Tokenizer,
-    mesh: Mesh,
-    folder: Path,
-    score: Score,
-    given: Callable[[Mesh], Params] | None,
-) -> tuple[int, Params]:
-    """Train from the last checkpoint, or from the start; returns what dev selects."""
-    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
-    start = starting(module, _pairs(stage), auxiliary=objective.auxiliary)
-    trainable = _trainable(stage)
-    optimizer = dataclasses.replace(stage.optimizer, trainable=trainable)
-    sets = measure(stage.data, data, tokenizer)
-    plan = batching.make_plan(
-        stage.data, sets, seed=stage.seed, multiple=_multiple(stage, mesh)
-    )
-    check_plan(folder / STAGE / "plan.json", plan)
-    steps = steps_of(stage, plan)
-    tx = make_optimizer(optimizer, steps)
-    schedule = make_schedule(stage.optimizer, steps)
-    like = abstract_state(start, objective, tx, mesh, SHARDING)
-    dev = data.dev
-    checkpoints = Checkpoints(folder / STAGE / "checkpoints", SELECTS if dev else None)
-    state = checkpoints.restore_last(like)
-    if state is None:
-        params = None if given is None else given(mesh)
-        state = new_state(start, objective, tx, like, stage.seed, params=params)
-        del params
-    first = int(state.step)
-    writer = Writer(folder, first)
-    if first == 0:
-        scored = {"dev": dev, "test": data.test}
-        for name, one in scored.items():
-            if one is not None:
-                found = score(state.params, one)
-                writer.write(0, {f"{name}/{key}": x for key, x in found.items()})
-    stream = pipeline.Stream(
-        Batcher(
-            sets,
-            plan.lasting(steps),
-            tokenizer,
-            {size: pipeline.local_rows(mesh, size) for size in set(plan.sizes)},
-        ),
-        mesh,
-        start=first,
-        stop=steps,
-        workers=stage.data.workers,
-    )
-    # Whatever happens, the workers end before this process does.
-    with contextlib.closing(stream), contextlib.closing(writer):
-        state = train(
-            state,
-            make_step(objective, tx, schedule, mesh, like, trainable=trainable),
-            stream,
-            Loop(
-                steps=steps,
-                evaluate_every=stage.evaluate_every,
-                about={"config": configs.to_dict(stage)},
-            ),
-            evaluators=(
-                {} if dev is None else {"dev": lambda params, step: score(params, dev)}
-            ),
-            checkpoints=checkpoints,
-            writer=writer,
-        )
-    selected = checkpoints.restore_best(state)
-    checkpoints.close()
-    return selected

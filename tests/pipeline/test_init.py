@@ -14,8 +14,10 @@ from m3jax.data.plan import make_plan
 from m3jax.data.shapes import Lengths, Shape
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.nn.lora import LoraConfig
+from m3jax.pipeline.fit import check_plan
 from m3jax.pipeline.stage import Train
-from m3jax.pipeline.train import check_plan, run_train
+from m3jax.pipeline.train import run_stages
+from m3jax.training.objectives import MomentumConfig
 from m3jax.training.optimizer import OptimizerConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -45,7 +47,7 @@ STAGE = Train(
 )
 def test_refused(changes: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
-        run_train(dataclasses.replace(STAGE, **changes), tmp_path / "run")
+        run_stages({"train": dataclasses.replace(STAGE, **changes)}, tmp_path / "run")
     assert said in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -62,7 +64,7 @@ def rows(folder: Path, *keys: str) -> str:
     ("keys", "options", "said"),
     [
         (("sentence1", "sentence2", "score"), {}, "found graded pairs"),
-        (("query", "positive"), {"teacher_scores": True}, "no teacher_scores"),
+        (("query", "positive"), {"teacher_scores": True}, "row 0: expected pos_scores"),
         (("query", "positive"), {"prompts": ("a " * 99,)}, "query_length: expected"),
         (("query", "positive"), {"passage_length": 999}, "at most 64 tokens"),
     ],
@@ -74,8 +76,9 @@ def test_data_that_the_stage_cannot_take(
     data = dataclasses.replace(
         STAGE.data, train="builtin", mixture=(one,), dev="builtin", batch_size=8
     )
+    stage = dataclasses.replace(STAGE, data=data, objective=MomentumConfig(queue=64))
     with pytest.raises(InputError, match=said):
-        run_train(dataclasses.replace(STAGE, data=data), tmp_path / "run")
+        run_stages({"train": stage}, tmp_path / "run")
 
 
 def test_a_run_goes_on_with_the_batches_it_began_with(tmp_path: Path) -> None:
@@ -93,4 +96,4 @@ def test_a_run_goes_on_with_the_batches_it_began_with(tmp_path: Path) -> None:
 def test_a_prompt_leaves_room_for_the_query(tmp_path: Path) -> None:
     stage = dataclasses.replace(STAGE, init=str(GOLDEN / "qwen3"))
     with pytest.raises(InputError, match=r"tokens of the query prompt, found 16"):
-        run_train(stage, tmp_path / "run")
+        run_stages({"train": stage}, tmp_path / "run")

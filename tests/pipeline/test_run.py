@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from m3jax.pipeline import run
 from m3jax.testing import write_jsonl
 
 CONFIG = {"train": {"seed": 0, "steps": 3}}
-LINEAGE = {"data": {"train": {"rows": 2, "fingerprint": "ab"}}, "versions": {}}
+LINEAGE = {"train": {"data": {"train": {"rows": 2, "fingerprint": "ab"}}}}
 
 
 def start(folder: Path, config: dict = CONFIG, lineage: dict = LINEAGE, fresh=False):
@@ -65,11 +66,15 @@ def test_killed_in_the_first_moment(tmp_path: Path, left: list[str]) -> None:
 
 def test_other_data_is_noticed(tmp_path: Path) -> None:
     start(tmp_path / "run")
-    changed = {"data": {"train": {"rows": 2, "fingerprint": "cd"}}, "versions": {}}
+    changed = {"train": {"data": {"train": {"rows": 2, "fingerprint": "cd"}}}}
     with pytest.raises(InputError, match=r"data\.train\.fingerprint: ab -> cd"):
         start(tmp_path / "run", lineage=changed)
-    # Another version of a library is no reason to stop.
-    start(tmp_path / "run", lineage=LINEAGE | {"versions": {"jax": "9"}})
+    path = tmp_path / "run" / "lineage.json"
+    whole = json.loads(path.read_text())
+    # Another version of a library, or of the code, is no reason to stop.
+    whole |= {"versions": {"jax": "9"}, "git": "abc"}
+    path.write_text(json.dumps(whole))
+    start(tmp_path / "run")
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
@@ -81,7 +86,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         config = DataConfig(
             train=str(path), dev="builtin", batch_size=1, cache=str(folder)
         )
-        return run.describe(open_data(config))["data"]["train"]["fingerprint"]
+        return run.describe(open_data(config), None)["data"]["train"]["fingerprint"]
 
     one, two = {"query": "a", "pos": ["b"]}, {"query": "c", "pos": ["d"], "neg": ["e"]}
     other = two | {"neg": ["f"]}

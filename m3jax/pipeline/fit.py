@@ -1,0 +1,191 @@
+"""The training of one stage, from its first or its last checkpoint."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from m3jax.core import config as configs
+from m3jax.core import files
+from m3jax.core.errors import InputError
+from m3jax.core.mesh import batch_shards
+from m3jax.core.types import Params
+from m3jax.data import batching, pipeline
+from m3jax.data.batches import Batcher
+from m3jax.data.plan import Plan
+from m3jax.data.tokenize import Tokenizer
+from m3jax.data.training_sets import Data, measure
+from m3jax.nn import lora
+from m3jax.nn.embedding import EmbeddingConfig
+from m3jax.nn.encoder import SHARDING
+from m3jax.nn.lora import LoraConfig
+from m3jax.pipeline.learner import Learner
+from m3jax.pipeline.stage import Train, steps_of
+from m3jax.training.checkpoint import Checkpoints
+from m3jax.training.loop import Loop, train
+from m3jax.training.objectives.contrastive import ContrastiveConfig
+from m3jax.training.objectives.make import make_objective, trained_heads
+from m3jax.training.optimizer import all_but, make_optimizer, make_schedule
+from m3jax.training.state import abstract_state, new_state, starting
+from m3jax.training.step import make_step
+from m3jax.training.writer import Writer
+
+
+def pairs(stage: Train) -> LoraConfig | None:
+    """The low-rank pairs of a stage; None = none."""
+    return stage.lora if stage.lora.rank else None
+
+
+def trainable(stage: Train) -> str:
+    """What is trained: by the config, else low-rank pairs, else what the loss sees."""
+    if stage.optimizer.trainable:
+        return stage.optimizer.trainable
+    if stage.lora.rank:
+        return lora.TRAINABLE
+    if not isinstance(stage.model, EmbeddingConfig):
+        return ""
+    # Heads without a gradient would only decay.
+    trained = trained_heads(stage.objective)
+    return all_but([name for name in stage.model.outputs if name not in trained])
+
+
+def check_data(stage: Train, data: Data) -> None:
+    """Refuse data that the objective would read as something else.
+
+    Args:
+        stage: the config.
+        data: its data, opened.
+
+    Raises:
+        InputError: names the data set.
+    """
+    contrasts = isinstance(stage.objective, ContrastiveConfig)
+    for one in data.sets:
+        if one.scan.kind == "scored" and not contrasts:
+            raise InputError(
+                "pairs, texts or labels: this objective knows no grades",
+                "graded pairs",
+                where=one.name,
+                do="The contrastive objective trains them with CoSENT; "
+                "--data.reading.columns names two columns to read as pairs.",
+            )
+
+
+def check_plan(path: Path, plan: Plan) -> None:
+    """Keep what the first start planned; refuse to go on with other batches.
+
+    Args:
+        path: where it is kept.
+        plan: of this start.
+
+    Raises:
+        InputError: with what differs.
+    """
+    now = json.loads(json.dumps(plan.facts()))
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if rows := configs.difference(old, now):
+            raise InputError(
+                "the batches that this run began with",
+                f"a change of {'; '.join(rows)}",
+                where=str(path),
+                do="A preset and batch_tokens depend on the number of devices: use the "
+                "same, or start the run anew with --fresh.",
+            )
+    else:
+        files.write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def fit(
+    stage: Train,
+    data: Data,
+    learner: Learner,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    *,
+    logs: Path,
+    folder: Path,
+    given: Callable[[Mesh], Params] | None,
+) -> tuple[int, Params]:
+    """Train from the last checkpoint, or from the start.
+
+    Args:
+        stage: the config, in the shape of its model.
+        data: its data.
+        learner: its model.
+        tokenizer: of the model.
+        mesh: the devices.
+        logs: folder of metrics.
+        folder: of checkpoints.
+        given: reads the parameters to go on from; None = random ones.
+
+    Returns:
+        The step that the dev set selects, and its parameters, without what was trained
+        beside the model.
+    """
+    module, trains = learner.module, trainable(stage)
+    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
+    start = starting(module, pairs(stage), auxiliary=objective.auxiliary)
+    optimizer = dataclasses.replace(stage.optimizer, trainable=trains)
+    sets = measure(stage.data, data, tokenizer)
+    multiple = batch_shards(mesh) * stage.sub_batches.count
+    plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
+    check_plan(folder / "plan.json", plan)
+    steps = steps_of(stage, plan)
+    tx = make_optimizer(optimizer, steps)
+    schedule = make_schedule(stage.optimizer, steps)
+    like = abstract_state(start, objective, tx, mesh, SHARDING)
+    dev = data.dev
+    selects = f"dev/{learner.selects}" if dev else None
+    checkpoints = Checkpoints(folder / "checkpoints", selects)
+    state = checkpoints.restore_last(like)
+    if state is None:
+        params = None if given is None else given(mesh)
+        state = new_state(start, objective, tx, like, stage.seed, params=params)
+        del params
+    first = int(state.step)
+    writer = Writer(logs, first)
+    if first == 0:
+        scored = {"dev": dev, "test": data.test}
+        for name, one in scored.items():
+            if one is not None:
+                found = learner.score(state.params, one)
+                writer.write(0, {f"{name}/{key}": x for key, x in found.items()})
+    stream = pipeline.Stream(
+        Batcher(
+            sets,
+            plan.lasting(steps),
+            tokenizer,
+            {size: pipeline.local_rows(mesh, size) for size in set(plan.sizes)},
+        ),
+        mesh,
+        start=first,
+        stop=steps,
+        workers=stage.data.workers,
+    )
+    evaluators = {}
+    if dev is not None:
+        evaluators["dev"] = lambda params, step: learner.score(params, dev)
+    # Whatever happens, the workers end before this process does.
+    with contextlib.closing(stream), contextlib.closing(writer):
+        state = train(
+            state,
+            make_step(objective, tx, schedule, mesh, like, trainable=trains),
+            stream,
+            Loop(
+                steps=steps,
+                evaluate_every=stage.evaluate_every,
+                about={"config": configs.to_dict(stage)},
+            ),
+            evaluators=evaluators,
+            checkpoints=checkpoints,
+            writer=writer,
+        )
+    step, params = checkpoints.restore_best(state)
+    checkpoints.close()
+    beside = jax.eval_shape(objective.auxiliary, jax.random.key(0))
+    return step, {name: x for name, x in params.items() if name not in beside}
