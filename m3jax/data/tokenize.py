@@ -247,40 +247,6 @@ def _ids(row: Encoding) -> np.ndarray:
     return found
 
 
-def encode_pairs(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, max_length: int
-) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """Queries and passages to ids of both together, special tokens included.
-
-    A query keeps at most three quarters of the length, the passage what is left.
-
-    Args:
-        tokenizer: which tokenizer.
-        pairs: (query, passage).
-        max_length: tokens kept of each pair, special ones counted.
-
-    Returns:
-        ids and types (0 query, 1 passage, where the tokenizer tells them apart), one
-        int32 array a pair, and how many pairs were cut.
-
-    Source: FlagReranker of FlagEmbedding.
-    """
-    backend = tokenizer.backend
-    room = max_length - backend.num_special_tokens_to_add(True)
-    flat = [text for pair in pairs for text in pair]
-    found = backend.encode_batch(flat, add_special_tokens=False)
-    ids, types, cut = [], [], 0
-    for query, passage in zip(found[::2], found[1::2], strict=True):
-        before = len(query), len(passage)
-        query.truncate(min(max_length * 3 // 4, max(room, 0)))
-        passage.truncate(max(room - len(query), 0))
-        cut += before != (len(query), len(passage))
-        pair = backend.post_process(query, passage, True)
-        ids.append(np.asarray(pair.ids, np.int32))
-        types.append(np.asarray(pair.type_ids, np.int32))
-    return ids, types, cut
-
-
 def repeat_first(row: np.ndarray, every: int) -> np.ndarray:
     """Put the first token of a text, CLS, before every n of its other tokens (MCLS).
 

@@ -14,6 +14,7 @@ from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.data import tokenize
+from m3jax.data.pairs import PairFormat
 from m3jax.data.tokenize import Tokenizer
 from m3jax.hub import bert, families, fields, model_files, qwen, tensors
 from m3jax.hub.card import render_reranker
@@ -22,6 +23,7 @@ from m3jax.hub.layout import length, read_json
 from m3jax.hub.model_files import Where
 from m3jax.hub.weights import Names
 from m3jax.nn import lora, reranker
+from m3jax.nn.bert import BertConfig
 from m3jax.nn.layers import Dtype
 from m3jax.nn.reranker import RerankerConfig, RerankerModule
 from m3jax.nn.zoo import find as find_published
@@ -194,6 +196,37 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         tokenize.save(tokenizer, new, max_length=model.max_length)
         files.write_text(new / "README.md", readme)
         model_files.write_main(new, params, names, folder)
+
+
+def pair_format(config: RerankerConfig, task: str | None = None) -> PairFormat:
+    """How a reranker reads a query and a passage.
+
+    Args:
+        config: of the model.
+        task: what the search is for; None takes `TASK` where the model reads one.
+
+    Returns:
+        The format, for `data.pairs.encode_pairs`.
+
+    Raises:
+        InputError: a task was told to a model without instruction.
+
+    Example:
+        >>> pair_format(RerankerConfig())
+        PairFormat(head='classifier', types=True, task='')
+    """
+    if config.head == "yes_no":
+        return PairFormat("yes_no", task=TASK if task is None else task)
+    if task is not None:
+        raise InputError(
+            "no task, because this model takes no instruction",
+            repr(task),
+            where="task",
+        )
+    # XLM-R knows one type, whatever its tokenizer says of pairs.
+    encoder = config.encoder
+    types = isinstance(encoder, BertConfig) and encoder.type_vocab > 1
+    return PairFormat("classifier", types)
 
 
 def _names(config: RerankerConfig, kind: str) -> Names:

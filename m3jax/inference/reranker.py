@@ -3,7 +3,7 @@
 import functools
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -16,25 +16,15 @@ from m3jax.core.errors import InputError
 from m3jax.core.mesh import replicated
 from m3jax.core.progress import Show, bar
 from m3jax.core.types import Params, Tokens
-from m3jax.data import tokenize
+from m3jax.data.pairs import encode_pairs
 from m3jax.data.tokenize import Tokenizer
 from m3jax.hub import reranker as hub
 from m3jax.hub.model_files import Where
 from m3jax.inference import batches as batching
 from m3jax.inference.batches import EncodeBatch
 from m3jax.inference.encode import CutWarning, as_texts
-from m3jax.nn.bert import BertConfig
 from m3jax.nn.layers import Dtype
 from m3jax.nn.reranker import RerankerModule, score
-
-# The chat of Qwen3-Reranker's model card: before, and after, what is to be judged.
-PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on "
-    "the Query and the Instruct provided. Note that the answer can only be "
-    '"yes" or "no".<|im_end|>\n<|im_start|>user\n'
-)
-BODY = "<Instruct>: {task}\n<Query>: {query}\n<Document>: {passage}"
-SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 @final
@@ -161,7 +151,12 @@ id like BAAI/bge-m3, found neither
                 f"{max_length}",
                 where="max_length",
             )
-        ids, types, cut = self._rows(as_pairs(pairs), task, max_length)
+        ids, types, cut = encode_pairs(
+            self.tokenizer,
+            as_pairs(pairs),
+            hub.pair_format(self.module.config, task),
+            max_length,
+        )
         if not ids:
             return np.empty(0, np.float32)
         if cut:
@@ -195,47 +190,6 @@ id like BAAI/bge-m3, found neither
                 advance(len(batch.members))
         return found
 
-    def _rows(
-        self, pairs: list[tuple[str, str]], task: str | None, max_length: int
-    ) -> tuple[list[np.ndarray], list[np.ndarray] | None, int]:
-        """Ids and types of each pair, and how many pairs were cut."""
-        if self.module.config.head == "classifier":
-            if task is not None:
-                raise InputError(
-                    "no task, because this model takes no instruction",
-                    repr(task),
-                    where="task",
-                )
-            special = self.tokenizer.backend.num_special_tokens_to_add(True)
-            _require_room(max_length, special)
-            ids, types, cut = tokenize.encode_pairs(
-                self.tokenizer, pairs, max_length=max_length
-            )
-            # XLM-R knows one type, whatever its tokenizer says of pairs.
-            encoder = self.module.config.encoder
-            two = isinstance(encoder, BertConfig) and encoder.type_vocab > 1
-            return ids, types if two else None, cut
-        task = hub.TASK if task is None else task
-        texts = [
-            BODY.format(task=task, query=query, passage=passage)
-            for query, passage in pairs
-        ]
-        before, after = (self._plain([part], None)[0][0] for part in (PREFIX, SUFFIX))
-        room = max_length - len(before) - len(after)
-        _require_room(max_length, len(before) + len(after))
-        bodies, cut = self._plain(texts, room)
-        return [np.concatenate([before, body, after]) for body in bodies], None, cut
-
-    def _plain(
-        self, texts: Sequence[str], room: int | None
-    ) -> tuple[list[np.ndarray], int]:
-        """Ids without special tokens of the tokenizer's own."""
-        backend = self.tokenizer.backend
-        found = backend.encode_batch(list(texts), add_special_tokens=False)
-        rows = [np.asarray(row.ids, np.int32) for row in found]
-        cut = sum(room is not None and len(row) > room for row in rows)
-        return [row[:room] for row in rows], cut
-
 
 def as_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Check that every item is two texts.
@@ -262,15 +216,6 @@ found a tuple of 1
     queries = as_texts((pair[0] for pair in pairs), where="queries")
     passages = as_texts((pair[1] for pair in pairs), where="passages")
     return list(zip(queries, passages, strict=True))
-
-
-def _require_room(max_length: int, special: int) -> None:
-    if max_length <= special:
-        raise InputError(
-            f"more than the {special} tokens around query and passage",
-            f"{max_length}",
-            where="max_length",
-        )
 
 
 @functools.partial(jax.jit, static_argnames=("module", "mesh"))

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m3jax.data.pairs import BODY, PREFIX, SUFFIX
 from m3jax.hub.reranker import TASK
 from m3jax.inference import batches
-from m3jax.inference.reranker import BODY, PREFIX, SUFFIX
 
 CLASSIFIERS = ("bert", "xlmr", "reranker_bert", "reranker_xlmr")
 CAUSAL = (

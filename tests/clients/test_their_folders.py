@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
+from m3jax.data.pairs import BODY, PREFIX, SUFFIX
 from m3jax.hub.reranker import TASK
 from m3jax.inference import batches
 from m3jax.inference.embedder import Embedder
-from m3jax.inference.reranker import BODY, PREFIX, SUFFIX, Reranker
+from m3jax.inference.reranker import Reranker
 
 FAMILIES = {
     "bert": "mean",

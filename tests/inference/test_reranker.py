@@ -10,9 +10,7 @@ import pytest
 
 import m3jax
 from m3jax.core.errors import InputError
-from m3jax.hub.reranker import TASK
 from m3jax.inference import reranker as inference
-from m3jax.inference.reranker import BODY, PREFIX, SUFFIX
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PAIRS = [
@@ -67,49 +65,6 @@ def test_pairs_that_are_cut_are_counted_in_one_warning() -> None:
         model().logits(pairs, max_length=32)
     (one,) = seen
     assert str(one.message).startswith("2 of 4 pairs are longer than 32 tokens and wer")
-    ids, types, cut = model()._rows(pairs, None, 32)
-    assert [len(row) <= 32 for row in ids] == [True] * 4 and cut == 2
-    # The query keeps three quarters, and the passage the rest.
-    assert types is not None and len(ids[3]) == 32
-    tokens = model().tokenizer.backend
-    separator = tokens.token_to_id("[SEP]")
-    assert np.flatnonzero(ids[3] == separator).tolist() == [25, 31]
-    assert types[3].tolist() == [0] * 26 + [1] * 6
-
-
-def test_the_chat_stays_whole_when_a_pair_is_cut() -> None:
-    backend = model("qwen3").tokenizer.backend
-    before, after = (
-        backend.encode(part, add_special_tokens=False).ids for part in (PREFIX, SUFFIX)
-    )
-    length = len(before) + len(after) + 20
-    ids, types, cut = model("qwen3")._rows([*PAIRS[:1], ("a", LONG)], None, length)
-    assert types is None and cut == 2
-    for row in ids:
-        assert len(row) == length
-        assert row[: len(before)].tolist() == before
-        assert row[-len(after) :].tolist() == after
-
-
-@pytest.mark.parametrize(
-    ("task", "said"), [(None, TASK), ("Find a cell", "Find a cell")]
-)
-def test_the_instruction(task, said) -> None:
-    (row,), _, _ = model("qwen3")._rows(PAIRS[:1], task, 512)
-    body = BODY.format(task=said, query=PAIRS[0][0], passage=PAIRS[0][1])
-    backend = model("qwen3").tokenizer.backend
-    expected = [
-        backend.encode(part, add_special_tokens=False).ids
-        for part in (PREFIX, body, SUFFIX)
-    ]
-    assert row.tolist() == [number for part in expected for number in part]
-
-
-def test_braces_in_a_text_are_text() -> None:
-    pairs = [("{task} {0}", "a {passage} {")]
-    (row,), _, _ = model("qwen3")._rows(pairs, None, 512)
-    text = model("qwen3").tokenizer.backend.decode(row.tolist())
-    assert "<Query>: {task} {0}" in text and "<Document>: a {passage} {" in text
 
 
 def test_one_program_a_shape() -> None:
