@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from m3jax.core.errors import InputError
+from m3jax.core.types import Reads
 from m3jax.data import builtin, cache, checks, lengths, retrieval, tokenize
-from m3jax.data.batches import TrainingSet, require_scores
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.data.draws import Rows
+from m3jax.data.examples import TrainingSet, require_scores
 from m3jax.data.held_out import hold_out
+from m3jax.data.pairs import Pairing
 from m3jax.data.prompts import TASK, query_prompt
 from m3jax.data.records import Retrieval
 from m3jax.data.scan import Scan, scan
@@ -198,7 +200,12 @@ def _retrieval(name: str, part: builtin.Part) -> Retrieval:
 
 
 def measure(
-    config: DataConfig, data: Data, tokenizer: tokenize.Tokenizer
+    config: DataConfig,
+    data: Data,
+    tokenizer: tokenize.Tokenizer,
+    *,
+    reads: Reads = "apart",
+    pairing: Pairing | None = None,
 ) -> tuple[TrainingSet, ...]:
     """Count the tokens of every row, once for a tokenizer and its prompts.
 
@@ -206,6 +213,9 @@ def measure(
         config: prompts and lengths.
         data: the opened data sets.
         tokenizer: of the model.
+        reads: what of a row the model is given: batches are padded to the lengths of
+            that.
+        pairing: how query and passages are read together.
 
     Returns:
         The data sets, ready to make batches of.
@@ -213,7 +223,25 @@ def measure(
     Raises:
         InputError: a data set was prepared with another tokenizer.
     """
-    return tuple(_measured(one, config, tokenizer) for one in data.sets)
+    sets = tuple(_measured(one, config, tokenizer) for one in data.sets)
+    if reads == "apart":
+        return sets
+    return tuple(
+        _as_read(one, pairing if reads == "together" else None) for one in sets
+    )
+
+
+def _as_read(one: TrainingSet, pairing: Pairing | None) -> TrainingSet:
+    """A data set of which passages alone are padded, or pairs, which stand for them."""
+    lengths = one.rows.lengths
+    if pairing is not None:
+        whole = one.lengths.astype(np.int64) + lengths + pairing.beside
+        lengths = np.minimum(whole, pairing.max_length).astype(np.uint16)
+    return dataclasses.replace(
+        one,
+        rows=dataclasses.replace(one.rows, lengths=lengths),
+        lengths=np.ones_like(one.lengths),
+    )
 
 
 def token_counts(
