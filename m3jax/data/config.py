@@ -92,6 +92,8 @@ class DataConfig:
     """Tokens kept of a query."""
     passage_length: int = 256
     """Tokens kept of a passage."""
+    pair_length: int = 512
+    """Tokens kept of a query and a passage together, for a reranker."""
     shapes: int = 10
     """Most shapes (query length, passage length) that batches are padded to, each
     compiled once; they are chosen by the lengths of the data."""

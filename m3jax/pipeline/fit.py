@@ -23,7 +23,7 @@ from m3jax.nn import lora
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.lora import LoraConfig
-from m3jax.pipeline.learner import Learner
+from m3jax.pipeline.learner import Learner, selects
 from m3jax.pipeline.stage import Train, steps_of
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
@@ -131,7 +131,8 @@ def fit(
     objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
     start = starting(module, pairs(stage), auxiliary=objective.auxiliary)
     optimizer = dataclasses.replace(stage.optimizer, trainable=trains)
-    sets = measure(stage.data, data, tokenizer)
+    reads, pairing = objective.reads, learner.pairing
+    sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
     multiple = batch_shards(mesh) * stage.sub_batches.count
     plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
     check_plan(folder / "plan.json", plan)
@@ -140,8 +141,8 @@ def fit(
     schedule = make_schedule(stage.optimizer, steps)
     like = abstract_state(start, objective, tx, mesh, SHARDING)
     dev = data.dev
-    selects = f"dev/{learner.selects}" if dev else None
-    checkpoints = Checkpoints(folder / "checkpoints", selects)
+    metric = None if dev is None else f"dev/{selects(dev)}"
+    checkpoints = Checkpoints(folder / "checkpoints", metric)
     state = checkpoints.restore_last(like)
     if state is None:
         params = None if given is None else given(mesh)
@@ -161,6 +162,8 @@ def fit(
             plan.lasting(steps),
             tokenizer,
             {size: pipeline.local_rows(mesh, size) for size in set(plan.sizes)},
+            reads,
+            pairing,
         ),
         mesh,
         start=first,

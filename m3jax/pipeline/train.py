@@ -15,12 +15,11 @@ from m3jax.data import batching, tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
-from m3jax.evaluation import bm25, retrieval
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerModule
 from m3jax.pipeline import fit, report, run
-from m3jax.pipeline.learner import make_learner
+from m3jax.pipeline.learner import baseline, make_learner, size
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
@@ -134,14 +133,11 @@ def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> Non
         name: {
             "before training": report.scores_at(lines, name, step=0),
             f"after training (step {step})": learner.score(params, each),
-            "BM25": retrieval.measure(bm25.search(each), each.qrels),
+            **baseline(each),
         }
         for name, each in measured.items()
     }
-    sizes = {
-        name: f"{len(each.queries):,} queries, {len(each.corpus):,} passages"
-        for name, each in measured.items()
-    }
+    sizes = {name: size(each) for name, each in measured.items()}
     learner.save(params, one.model, report.card(results, sizes))
     histogram = None
     if measured:
