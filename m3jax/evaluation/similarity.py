@@ -51,8 +51,8 @@ def correlate(
     if np.ptp(x) == 0:
         return dict.fromkeys(METRICS, 0.0)
     return {
-        "spearman": float(scipy.stats.spearmanr(x, y).statistic),
-        "pearson": float(scipy.stats.pearsonr(x, y).statistic),
+        "spearman": float(scipy.stats.spearmanr(x, y)[0]),
+        "pearson": float(scipy.stats.pearsonr(x, y)[0]),
     }
 
 

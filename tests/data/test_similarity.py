@@ -45,7 +45,7 @@ def parts(folder: Path) -> str:
 
 def saved(folder: Path) -> str:
     split = {"train": ROWS[:1], "validation": ROWS, "test": ROWS}
-    made = {name: datasets.Dataset.from_list(rows) for name, rows in split.items()}
+    made: Any = {name: datasets.Dataset.from_list(rows) for name, rows in split.items()}
     datasets.DatasetDict(made).save_to_disk(str(folder / "saved"))
     return str(folder / "saved")
 
