@@ -13,7 +13,7 @@ from rich.console import Console
 from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.data.records import Retrieval
-from m3jax.evaluation.table import HEADS, table
+from m3jax.evaluation.table import by_head, table
 from m3jax.hub.folder import Model
 from m3jax.inference.encode import encode
 from m3jax.inference.scores import dense
@@ -72,9 +72,6 @@ def show(folder: Path, stages: Mapping[str, Path]) -> None:
         if len(found) > 1:
             rows = _after_each(found, name)
         console.print(table(rows, f"{name} set", caption=caption))
-        if any(key in row for row in rows.values() for key in list(HEADS)[1:]):
-            title = f"{name} set, nDCG@10 by head"
-            console.print(table(rows, title, caption=caption, headers=HEADS))
     print(f"model   {folder / 'model'}")
     for logs in stages.values():
         print(f"plots   {logs / 'plots'}")
