@@ -1,6 +1,7 @@
 """How well cosines follow the grades of people: Spearman and Pearson."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -50,10 +51,10 @@ def correlate(
         raise InputError("pairs of two grades or more", found, where="correlate")
     if np.ptp(x) == 0:
         return dict.fromkeys(METRICS, 0.0)
-    return {
-        "spearman": float(scipy.stats.spearmanr(x, y)[0]),
-        "pearson": float(scipy.stats.pearsonr(x, y)[0]),
-    }
+    # scipy's stubs do not know that the first of these is a number.
+    spearman: Any = scipy.stats.spearmanr(x, y)[0]
+    pearson: Any = scipy.stats.pearsonr(x, y)[0]
+    return {"spearman": float(spearman), "pearson": float(pearson)}
 
 
 def score(
