@@ -10,14 +10,13 @@ from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
-from m3jax.data.pairs import PairFormat, Pairing
+from m3jax.data.pairs import Pairing
 from m3jax.data.records import Retrieval, Similarity
 from m3jax.data.tokenize import Tokenizer
 from m3jax.evaluation import bm25, heads, retrieval, similarity
 from m3jax.evaluation import reranking as rerankings
 from m3jax.hub import folder as folders
 from m3jax.hub import reranker as rerankers
-from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.reranker import RerankerConfig, RerankerModule
 from m3jax.pipeline import report
@@ -124,10 +123,9 @@ def _reranker(
     stage: Train, config: RerankerConfig, tokenizer: Tokenizer, mesh: Mesh
 ) -> Learner:
     module, data = RerankerModule(config), stage.data
-    encoder = config.encoder
-    types = isinstance(encoder, BertConfig) and encoder.type_vocab > 1
-    chat = config.head == "yes_no"
-    format = PairFormat(config.head, types and not chat, data.prompts.query)
+    # What stands before a query is what it is asked for.
+    task = data.prompts.query if config.head == "yes_no" else None
+    format = rerankers.pair_format(config, task)
     found: dict[int, retrieval.Results] = {}
 
     def score(params: Params, one: Measured) -> dict[str, float]:
@@ -146,7 +144,7 @@ def _reranker(
             one,
             found[id(one)],
             max_length=data.pair_length,
-            task=data.prompts.query if chat else None,
+            task=task,
             mesh=mesh,
         )
         return rerankings.score(ranked, one.qrels)

@@ -125,13 +125,15 @@ def card(results: Results, sizes: Mapping[str, str]) -> str:
         <BLANKLINE>
     """
     lines = []
-    for name, rows in results.items():
-        metrics = list(next(iter(rows.values())))
+    for name, found in results.items():
+        rows = by_head(found)
+        metrics = list(dict.fromkeys(key for row in rows.values() for key in row))
         lines += [f"## Scores, {name} set ({sizes[name]})", ""]
         lines += [f"| | {' | '.join(metrics)} |"]
         lines += [f"| --- |{' ---: |' * len(metrics)}"]
         for row, values in rows.items():
-            numbers = " | ".join(f"{values[metric]:.4f}" for metric in metrics)
+            cells = (f"{values[x]:.4f}" if x in values else "" for x in metrics)
+            numbers = " | ".join(cells)
             lines.append(f"| {row} | {numbers} |")
         lines.append("")
     return "\n".join(lines)

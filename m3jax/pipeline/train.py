@@ -1,6 +1,7 @@
 """Stages that train: from data to an exported, evaluated model."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from m3jax.core import config as configs
 from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh, shardings
-from m3jax.data import batching, tokenize
+from m3jax.data import batching, overlap, tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
@@ -98,6 +99,9 @@ def _check(stage: Train) -> Mesh:
 def _open(one: Resolved) -> Data:
     data = open_data(one.stage.data)
     fit.check_data(one.stage, data)
+    if all(each.config.path != "builtin" for each in data.sets):
+        for line in overlap.told(overlap.count_overlap(data)):
+            print(line, file=sys.stderr)
     own = one.stage.tokenizer.pretrained
     if own is not None and one.origin is None and one.parent is None:
         tokenize.load(own)  # it is there, before we write
