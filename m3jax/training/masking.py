@@ -97,8 +97,8 @@ def mask_words(
     """Hide whole words of texts, for a model to predict them.
 
     Words in random order are hidden until their tokens are `ratio` of the text's, at
-    least one; the last one where that comes nearer to it. Special tokens and padding
-    are neither counted nor hidden. Of the hidden tokens 80 % become the mask token,
+    least one; the word that crosses this limit with the chance that makes the mean
+    right. Special tokens and padding are neither counted nor hidden. Of the hidden tokens 80 % become the mask token,
     10 % any token, 10 % stay as they are. Everything is drawn for a row by its number,
     so that it is the same on every mesh and in every part of a batch.
 
@@ -194,12 +194,14 @@ def _choose(
 ) -> jax.Array:
     """Some of the words of one text, `ratio` of its tokens."""
     length = len(word)
-    drawn = jax.random.bits(key, (length,)) >> 1  # so that none is _LAST
+    order, crossing = jax.random.split(key)
+    drawn = jax.random.bits(order, (length,)) >> 1  # so that none is _LAST
     # The pieces of a word have one place in the order, and what is no word the last.
     place = jnp.where(kept, drawn[word], jnp.uint32(_LAST))
     most = jnp.maximum(ratio * kept.sum(), 1)
     at = jnp.minimum(most.astype(jnp.int32), length - 1)
     last = jnp.sort(place)[at]
     before, through = place < last, place <= last
-    nearer = (before.sum() + through.sum()) / 2 <= most
-    return kept & jnp.where(nearer, through, before)
+    fewer, more = before.sum(), through.sum()
+    hide = fewer + jax.random.uniform(crossing) * (more - fewer) <= most
+    return kept & jnp.where(hide, through, before)
