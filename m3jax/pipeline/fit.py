@@ -25,6 +25,7 @@ from m3jax.nn.encoder import SHARDING
 from m3jax.nn.lora import LoraConfig
 from m3jax.pipeline.learner import Learner, selects
 from m3jax.pipeline.stage import Train, steps_of
+from m3jax.training import preemption
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
 from m3jax.training.objectives.contrastive import ContrastiveConfig
@@ -174,8 +175,12 @@ def fit(
     if dev is not None:
         evaluators["dev"] = lambda params, step: learner.score(params, dev)
     # Whatever happens, the workers end before this process does.
-    with contextlib.closing(stream), contextlib.closing(writer):
-        state = train(
+    with (
+        contextlib.closing(stream),
+        contextlib.closing(writer),
+        preemption.watch() as stop,
+    ):
+        end = train(
             state,
             make_step(objective, tx, schedule, mesh, like, trainable=trains),
             stream,
@@ -183,12 +188,16 @@ def fit(
                 steps=steps,
                 evaluate_every=stage.evaluate_every,
                 about={"config": configs.to_dict(stage)},
+                folder=folder,
             ),
             evaluators=evaluators,
             checkpoints=checkpoints,
             writer=writer,
+            stop=stop,
         )
-    step, params = checkpoints.restore_best(state)
+    if end.reason == "preempted":
+        preemption.leave(int(end.state.step))
+    step, params = checkpoints.restore_best(end.state)
     checkpoints.close()
     beside = jax.eval_shape(objective.auxiliary, jax.random.key(0))
     return step, {name: x for name, x in params.items() if name not in beside}
