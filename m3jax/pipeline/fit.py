@@ -19,6 +19,7 @@ from m3jax.data.batches import Batcher
 from m3jax.data.plan import Plan
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, measure
+from m3jax.data.words import word_starts
 from m3jax.nn import lora
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
@@ -29,7 +30,11 @@ from m3jax.training import preemption
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
 from m3jax.training.objectives.contrastive import ContrastiveConfig
-from m3jax.training.objectives.make import make_objective, trained_heads
+from m3jax.training.objectives.make import (
+    make_objective,
+    masks_words,
+    trained_heads,
+)
 from m3jax.training.optimizer import all_but, make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -111,6 +116,7 @@ def fit(
     logs: Path,
     folder: Path,
     given: Callable[[Mesh], Params] | None,
+    profile: tuple[int, int] | None = None,
 ) -> tuple[int, Params]:
     """Train from the last checkpoint, or from the start.
 
@@ -123,13 +129,17 @@ def fit(
         logs: folder of metrics.
         folder: of checkpoints.
         given: reads the parameters to go on from; None = random ones.
+        profile: first and last step of a trace.
 
     Returns:
         The step that the dev set selects, and its parameters, without what was trained
         beside the model.
     """
     module, trains = learner.module, trainable(stage)
-    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
+    words = word_starts(tokenizer) if masks_words(stage.objective) else None
+    objective = make_objective(
+        stage.objective, module, mesh, stage.sub_batches, words=words
+    )
     start = starting(module, pairs(stage), auxiliary=objective.auxiliary)
     optimizer = dataclasses.replace(stage.optimizer, trainable=trains)
     reads, pairing = objective.reads, learner.pairing
@@ -143,14 +153,14 @@ def fit(
     like = abstract_state(start, objective, tx, mesh, SHARDING)
     dev = data.dev
     metric = None if dev is None else f"dev/{selects(dev)}"
-    checkpoints = Checkpoints(folder / "checkpoints", metric)
+    checkpoints = Checkpoints(folder / "checkpoints", metric, stage.checkpoints)
     state = checkpoints.restore_last(like)
     if state is None:
         params = None if given is None else given(mesh)
         state = new_state(start, objective, tx, like, stage.seed, params=params)
         del params
     first = int(state.step)
-    writer = Writer(logs, first)
+    writer = Writer(logs, first, wandb=stage.wandb)
     if first == 0:
         scored = {"dev": dev, "test": data.test}
         for name, one in scored.items():
@@ -188,7 +198,10 @@ def fit(
                 steps=steps,
                 evaluate_every=stage.evaluate_every,
                 about={"config": configs.to_dict(stage)},
+                checkpoint_every=stage.checkpoint_every,
+                patience=stage.patience,
                 folder=folder,
+                profile=profile,
             ),
             evaluators=evaluators,
             checkpoints=checkpoints,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from m3jax.core import config as configs
@@ -16,6 +17,7 @@ from m3jax.data import batching, overlap, tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
+from m3jax.data.words import Words
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerModule
@@ -24,14 +26,22 @@ from m3jax.pipeline.learner import baseline, make_learner, size
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
-from m3jax.training.objectives.make import check_objective, make_objective
+from m3jax.training.objectives.make import (
+    check_objective,
+    make_objective,
+    masks_words,
+)
 from m3jax.training.optimizer import check_trainable
 from m3jax.training.state import starting
 from m3jax.training.writer import read
 
 
 def run_stages(
-    stages: Mapping[str, Train], folder: Path, *, fresh: bool = False
+    stages: Mapping[str, Train],
+    folder: Path,
+    *,
+    fresh: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> None:
     """Train, or go on training, until the run folder holds a finished model.
 
@@ -42,6 +52,7 @@ def run_stages(
         stages: name -> config, in their order.
         folder: the run folder.
         fresh: start anew, whatever is there.
+        profile: first and last step that are traced, of every stage.
 
     Raises:
         InputError: config, data and run folder do not fit together, or a loss is not
@@ -74,7 +85,7 @@ def run_stages(
             continue
         if len(found) > 1:
             print(f"stage {one.name}")
-        _train(one, data[one.name], meshes[one.name], found)
+        _train(one, data[one.name], meshes[one.name], found, profile)
     report.show(folder, {one.name: one.logs for one in found})
 
 
@@ -86,9 +97,17 @@ def _check(stage: Train) -> Mesh:
         if isinstance(stage.model, EmbeddingConfig)
         else RerankerModule(stage.model)
     )
-    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
+    words = None
+    if masks_words(stage.objective):
+        # The tokenizer may not be there yet, and only the sizes matter here.
+        size = stage.model.encoder.vocab_size
+        some = np.ones(size, bool)
+        words = Words(some, some, mask_id=0, special_ids=(), vocab_size=size)
+    objective = make_objective(
+        stage.objective, module, mesh, stage.sub_batches, words=words
+    )
     start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
-    check_objective(objective, start, mesh)
+    check_objective(objective, start, mesh, stage.sub_batches)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
     check_trainable(shapes, fit.trainable(stage))
@@ -108,7 +127,13 @@ def _open(one: Resolved) -> Data:
     return data
 
 
-def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> None:
+def _train(
+    one: Resolved,
+    data: Data,
+    mesh: Mesh,
+    stages: list[Resolved],
+    profile: tuple[int, int] | None,
+) -> None:
     origin = one.origin
     if one.parent is not None:
         parent = next(other for other in stages if other.name == one.parent)
@@ -131,6 +156,7 @@ def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> Non
         logs=one.logs,
         folder=one.folder,
         given=None if origin is None else origin.read,
+        profile=profile,
     )
     lines = read(one.logs)
     results = {

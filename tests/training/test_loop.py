@@ -17,7 +17,8 @@ import pytest
 from m3jax.core.errors import InputError
 from m3jax.core.types import Batch, Tokens
 from m3jax.training import preemption, speed
-from m3jax.training.checkpoint import CheckpointConfig, Checkpoints
+from m3jax.training.checkpoint import Checkpoints
+from m3jax.training.checkpoint_config import CheckpointConfig
 from m3jax.training.loop import End, Loop, train
 from m3jax.training.plots import write_plots
 from m3jax.training.profiling import parse_profile
