@@ -55,6 +55,7 @@ def test_wordpiece() -> None:
     ]
     # Kana are not put apart by BERT, and would be one word.
     assert words_of(tokenizer, "らひらx") == ["ら", "##ひ", "##ら", "##x"]
+    assert words_of(tokenizer, "riverひ") == ["river", "##ひ"]
 
 
 def test_sentencepiece() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,7 @@ def test_block_is_that_of_the_encoder() -> None:
     encoder = params()["encoder"]
     words = jnp.take(encoder["word"]["embedding"], tokens.ids, axis=0)
     found = retromae.embedding_block(CONFIG, encoder, words, tokens)
-    expected = Bert(CONFIG).apply({"params": encoder}, tokens)
+    expected: Any = Bert(CONFIG).apply({"params": encoder}, tokens)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

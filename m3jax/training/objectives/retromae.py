@@ -121,8 +121,9 @@ def retromae(
 
         def local(states: tuple, labels: tuple, shared: tuple) -> tuple:
             table, bias = shared
+            (seen, rebuilt), (hidden, told) = states, labels
             return retromae_sides(
-                *states, table, *labels, bias=bias, axis_name=BATCH_AXES
+                seen, rebuilt, table, hidden, told, bias=bias, axis_name=BATCH_AXES
             )
 
         rows = P(BATCH_AXES)
