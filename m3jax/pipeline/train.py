@@ -1,17 +1,21 @@
 """Stages that train: from data to an exported, evaluated model."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
 from m3jax.core import config as configs
-from m3jax.core import files
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh, shardings
+from m3jax.core.types import Params
 from m3jax.data import batching, tokenize
+from m3jax.data.records import Retrieval
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
@@ -20,7 +24,7 @@ from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerModule
 from m3jax.pipeline import fit, report, run
-from m3jax.pipeline.learner import make_learner
+from m3jax.pipeline.learner import Learner, make_learner
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
@@ -38,22 +42,25 @@ def run_stages(
     Each stage goes on from the model of the one before; one that is finished is not
     run again. All are checked, and their data opened, before anything is written.
 
+    Several processes (see `core.distributed`) all call this. They read the same data
+    and share the run folder, in which the first one writes; of the checkpoints, every
+    process writes its part.
+
     Args:
         stages: name -> config, in their order.
         folder: the run folder.
         fresh: start anew, whatever is there.
 
     Raises:
-        InputError: config, data and run folder do not fit together, or a loss is not
-            finite.
+        InputError: config, data and run folder do not fit together, in one process or
+            between them; or a loss is not finite.
         OSError: the run folder cannot be written to.
     """
-    if jax.process_count() > 1:
+    if jax.process_count() != distributed.count():
         raise InputError(
-            "one process with all devices",
-            f"{jax.process_count()} processes",
+            "processes that jax.distributed.initialize has joined",
+            f"{jax.process_count()} processes that have not met",
             where="jax.distributed",
-            do="Training on several hosts is not there yet.",
         )
     found = resolve(stages, folder)
     # Of a model to go on from, what it is and not what the config would have made.
@@ -66,7 +73,15 @@ def run_stages(
         one.name: run.describe(data[one.name], one.parent or one.stage.init)
         for one in left
     }
-    run.open_folder(folder, config, lineage, fresh=fresh)
+    facts = {f"data of stage {name}": one["data"] for name, one in lineage.items()}
+    distributed.require_same(
+        {"config": config, "stages that are not finished": list(lineage), **facts},
+        do="All processes need the same command, the same files and one run folder.",
+    )
+    if distributed.first():
+        run.open_folder(folder, config, lineage, fresh=fresh)
+    distributed.wait("the run folder")
+    run.require_shared(folder)
     for one in found:
         if one not in left:
             what = folder if len(found) == 1 else f"{folder}: stage {one.name}"
@@ -75,7 +90,8 @@ def run_stages(
         if len(found) > 1:
             print(f"stage {one.name}")
         _train(one, data[one.name], meshes[one.name], found)
-    report.show(folder, {one.name: one.logs for one in found})
+    if distributed.first():
+        report.show(folder, {one.name: one.logs for one in found})
 
 
 def _check(stage: Train) -> Mesh:
@@ -116,7 +132,7 @@ def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> Non
     tokenizer = _tokenizer(one.stage, data, one.folder / "tokenizer", origin)
     check_prompts(one.stage, tokenizer)
     stage = _with_tokenizer(one.stage, tokenizer, origin)
-    learner = make_learner(stage, tokenizer, mesh)
+    learner = _agreeing(make_learner(stage, tokenizer, mesh))
     sets = {"dev": data.dev, "test": data.test}
     measured = {name: each for name, each in sets.items() if each is not None}
     step, params = fit.fit(
@@ -129,12 +145,12 @@ def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> Non
         folder=one.folder,
         given=None if origin is None else origin.read,
     )
-    lines = read(one.logs)
+    lines = read(one.logs) if distributed.first() else []
     results = {
         name: {
             "before training": report.scores_at(lines, name, step=0),
             f"after training (step {step})": learner.score(params, each),
-            "BM25": retrieval.measure(bm25.search(each), each.qrels),
+            "BM25": distributed.share("BM25", functools.partial(_bm25, each)),
         }
         for name, each in measured.items()
     }
@@ -146,9 +162,25 @@ def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> Non
     histogram = None
     if measured:
         histogram = learner.histogram(params, list(measured.values())[-1])
-    report.plot(one.logs, histogram, lines=lines, selected=step)
-    # Last of all: it says that everything else is there.
-    report.finish(one.logs, {"step": step, "results": results, "sizes": sizes})
+    if distributed.first():
+        report.plot(one.logs, histogram, lines=lines, selected=step)
+        # Last of all: it says that everything else is there.
+        report.finish(one.logs, {"step": step, "results": results, "sizes": sizes})
+    distributed.wait(f"the end of stage {one.name}")
+
+
+def _agreeing(learner: Learner) -> Learner:
+    """Its scores in all processes those of the first: they decide what is done next."""
+
+    def score(params: Params, data: Retrieval) -> dict[str, float]:
+        found = learner.score(params, data)
+        return distributed.share("scores", lambda: found)
+
+    return dataclasses.replace(learner, score=score)
+
+
+def _bm25(data: Retrieval) -> dict[str, float]:
+    return retrieval.measure(bm25.search(data), data.qrels)
 
 
 def _with_tokenizer(stage: Train, tokenizer: Tokenizer, origin: Origin | None) -> Train:
@@ -168,9 +200,14 @@ def _tokenizer(
     stage: Train, data: Data, folder: Path, origin: Origin | None
 ) -> Tokenizer:
     """The tokenizer of this stage; the first start makes it, later ones open it."""
-    if not folder.exists():
+    if distributed.first() and not folder.exists():
         made = choose_tokenizer(stage, data, origin)
         with files.new_folder(folder) as temporary:
             longest = max(stage.data.query_length, stage.data.passage_length)
             tokenize.save(made, temporary, max_length=longest)
-    return tokenize.load(folder)
+    distributed.wait("the tokenizer")
+    found = tokenize.load(folder)
+    content = found.backend.to_str().encode()
+    digest = blake2b(content, digest_size=8).hexdigest()
+    distributed.require_same({f"tokenizer in {folder}": digest})
+    return found

@@ -7,6 +7,8 @@ from collections import deque
 from rich import progress
 from rich.console import Console
 
+from m3jax.core import distributed
+
 
 class Display:
     """A progress bar on a terminal, now and then a line elsewhere.
@@ -22,8 +24,9 @@ class Display:
         self._since = time.perf_counter()
         self._recent: deque[tuple[float, float, float, float]] = deque(maxlen=10)
         self._seconds, self._waited, self._updates = 0.0, 0.0, 0
-        self._console = Console(stderr=True, soft_wrap=True)
-        self._live = self._console.is_terminal
+        self._quiet = not distributed.first()
+        self._console = Console(stderr=True, soft_wrap=True, quiet=self._quiet)
+        self._live = self._console.is_terminal and not self._quiet
         self._bar = progress.Progress(
             progress.TextColumn("train"),
             progress.BarColumn(),
@@ -43,7 +46,7 @@ class Display:
     def __exit__(self, *_: object) -> None:
         """Leave the bar as it is, and say whether the data was fast enough."""
         self._bar.stop()
-        if self._updates:
+        if self._updates and not self._quiet:
             share = self._waited / self._seconds
             print(
                 f"{self._updates} updates in {self._seconds:,.0f} s, "
@@ -93,7 +96,11 @@ class Display:
             f"padding efficiency {speed['padding_efficiency']:.2f}"
         )
         self._bar.update(self._task, completed=step, said=said)
-        if not self._live and (step % self._every == 0 or step == 1):
+        if (
+            not self._live
+            and not self._quiet
+            and (step % self._every == 0 or step == 1)
+        ):
             left = self._seconds / self._updates * (self._steps - step)
             said += f"  {left:,.0f} s left"
             print(f"step {step}/{self._steps}  {said}", file=sys.stderr, flush=True)

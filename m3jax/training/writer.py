@@ -70,6 +70,19 @@ class Writer:
         self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
+class Silent(Writer):
+    """What a process has whose metrics another one writes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """Read the metrics of a run; a last line that a kill cut short is left out.
 
