@@ -10,9 +10,10 @@ import numpy as np
 from benchmarks.table import Row
 from m3jax.core import config as configs
 from m3jax.data import tokenize
-from m3jax.data.batches import Batcher, TrainingSet
+from m3jax.data.batches import Batcher
 from m3jax.data.batching import make_plan
 from m3jax.data.config import DataConfig, Dataset
+from m3jax.data.examples import TrainingSet
 from m3jax.data.plan import Plan, places
 from m3jax.data.shapes import Lengths, Shape, assign
 from m3jax.data.statistics import random_efficiency

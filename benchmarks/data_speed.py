@@ -19,9 +19,10 @@ from m3jax.core.mesh import make_mesh
 from m3jax.core.mesh_config import MeshConfig
 from m3jax.data import plan as plans
 from m3jax.data import tokenize
-from m3jax.data.batches import Batcher, example
+from m3jax.data.batches import Batcher
 from m3jax.data.batching import make_plan
 from m3jax.data.draws import Dice
+from m3jax.data.examples import example
 from m3jax.data.pipeline import Stream
 from m3jax.data.training_sets import measure, open_data
 

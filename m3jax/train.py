@@ -27,6 +27,8 @@ class Program:
     """Folder of the run [default: runs/CONFIG, or runs/CONFIG-SIZE]."""
     fresh: bool = False
     """Remove what an earlier run left in the folder, and start anew."""
+    profile: str | None = None
+    """Trace these steps for TensorBoard, e.g. 10:13."""
     coordinator: str | None = None
     """Of several processes: HOST:PORT of the first. Without this and the next two
     flags, Slurm, Open MPI or a TPU pod says whether there are several."""
@@ -50,10 +52,12 @@ def main() -> None:
 
     from m3jax.core.cache import keep_compiled
     from m3jax.pipeline.train import run_stages
+    from m3jax.training.profiling import parse_profile
 
     folder = Path(program.run_dir or Path("runs") / name)
     keep_compiled()
-    run_stages(stages, folder, fresh=program.fresh)
+    profile = None if program.profile is None else parse_profile(program.profile)
+    run_stages(stages, folder, fresh=program.fresh, profile=profile)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ def assert_same(run: Path, other: Path) -> None:
         np.testing.assert_allclose(series(run, name), series(other, name), atol=1e-6)
     found = [json.loads((path / "results.json").read_text()) for path in (run, other)]
     assert found[0]["step"] == found[1]["step"]
-    first, second = (load_file(path / "model/model.safetensors") for path in (run, other))
+    first, second = (
+        load_file(path / "model/model.safetensors") for path in (run, other)
+    )
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         np.testing.assert_allclose(tensor, second[name], atol=1e-4, err_msg=name)

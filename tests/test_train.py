@@ -253,7 +253,9 @@ def test_bad_input_is_one_line(
 # Runs in processes of their own, as a user starts them.
 
 
-def start(folder: Path, *words: str, run: str = "run") -> subprocess.Popen:
+def start(
+    folder: Path, *words: str, run: str = "run", new_group: bool = False
+) -> subprocess.Popen:
     command = [sys.executable, "-m", "m3jax.train", "--config", "tiny.py"]
     return subprocess.Popen(
         [*command, "--run-dir", run, *words],
@@ -261,6 +263,7 @@ def start(folder: Path, *words: str, run: str = "run") -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=new_group,
     )
 
 
@@ -300,7 +303,7 @@ def test_a_run_leaves_what_it_should(whole: tuple[Path, str]) -> None:
         assert word in said
     for name in ("config.json", "lineage.json", "results.json", "metrics.jsonl"):
         assert (run / name).stat().st_size > 0
-    for name in ("loss.png", "evaluation.png", "scores.png"):
+    for name in ("loss.png", "training.png", "evaluation.png", "scores.png"):
         assert (run / "plots" / name).read_bytes().startswith(b"\x89PNG")
     rows = read(run)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
@@ -378,6 +381,36 @@ def test_killed_again_and_again_is_bit_for_bit_the_same(
     said = finish(start(tmp_path))
     assert "is finished" in said and "BM25" in said
     assert (run / "results.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.xdist_group("runs")
+@pytest.mark.parametrize(
+    "group", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one", "group"]
+)
+def test_sigterm_saves_and_leaves(
+    group: bool, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    """As schedulers send it, some of them to every process of the group."""
+    undisturbed, _ = whole
+    write_data(tmp_path)
+    folder = tmp_path / "run" / "train" / "checkpoints"
+    words = ["--data.workers", "1"] if group else []
+    process = start(tmp_path, *words, new_group=group)
+    deadline = time.time() + 200
+    while not any("loss" in row for row in read(tmp_path / "run")):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.002)
+    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+    said = finish(process).splitlines()
+    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    told = f"preempted: step {step} is saved; run the same command again to continue"
+    assert said[-1] == told
+    assert not (tmp_path / "run" / "results.json").exists()
+    finish(start(tmp_path, *words))
+    assert weights(tmp_path) == weights(undisturbed)
+    losses = [[r["loss"] for r in read(f / "run") if "loss" in r]
+              for f in (undisturbed, tmp_path)]  # fmt: skip
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.xdist_group("runs")

@@ -6,64 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m3jax.core.errors import InputError
+from m3jax.core.types import Reads
 from m3jax.data import plan as plans
 from m3jax.data import tokenised, tokenize
-from m3jax.data.draws import AnyText, Dice, Rows, draw, shuffled
-from m3jax.data.records import Labelled, Pairs, Record, Scored, content_hash
-from m3jax.data.tokenised import TokenText, digest
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """A data set, opened: its rows, and what stands before its texts.
-
-    Attributes:
-        rows: what passages are drawn from.
-        query_prompts: one of them stands before each query.
-        passage_prompts: stand before passages: one, or where the set is symmetric those
-            of the queries.
-        query_length: tokens kept of a query.
-        passage_length: tokens kept of a passage.
-        lengths: tokens of the query of each good row, cut.
-    """
-
-    rows: Rows
-    query_prompts: tuple[str, ...]
-    passage_prompts: tuple[str, ...]
-    query_length: int
-    passage_length: int
-    lengths: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """In tables and messages."""
-        return self.rows.config.name or self.rows.config.path
-
-    @property
-    def group(self) -> int:
-        """Passages of each query."""
-        return 1 + self.rows.negatives
-
-
-class Example(NamedTuple):
-    """A row as the model will read it, before it is tokenised.
-
-    Attributes:
-        query: with its prompt.
-        passages: with theirs, the positive first; None where there is none.
-        query_id: 8 bytes; queries of one id share their positives.
-        passage_ids: 8 bytes each.
-        teacher_scores: of the passages; 0 where none was given.
-        label: how alike query and passage are; nan where that is not told.
-    """
-
-    query: AnyText
-    passages: tuple[AnyText | None, ...]
-    query_id: bytes
-    passage_ids: tuple[bytes, ...]
-    teacher_scores: tuple[float, ...]
-    label: float
+from m3jax.data.draws import AnyText, Dice
+from m3jax.data.examples import NONE, Example, TrainingSet, example, plain
+from m3jax.data.pairs import Pairing
+from m3jax.data.shapes import Shape
+from m3jax.data.tokenised import TokenText
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +25,16 @@ class Batcher:
         plan: which rows make which batch.
         tokenizer: of the model.
         local: size of a batch -> places in it that this host feeds.
+        reads: what of a row the model is given.
+        pairing: reads query and passages together, where that is asked for.
     """
 
     sets: tuple[TrainingSet, ...]
     plan: plans.Plan
     tokenizer: tokenize.Tokenizer
     local: Mapping[int, np.ndarray]
+    reads: Reads = "apart"
+    pairing: Pairing | None = None
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """Arrays of one training step: the fields of `core.types.Batch`, flat."""
@@ -101,27 +55,26 @@ class Batcher:
             InputError: a row cannot be read, or a source has changed.
         """
         drafts = [self._draft(one) for one in plans.batches(self.plan, start, stop)]
-        queries = encode(
-            self.tokenizer,
-            [one.query for draft in drafts for one in draft.examples],
-            [one.query_length for draft in drafts for one in draft.sets],
-        )
-        passages = encode(
-            self.tokenizer,
-            [
+        query: Iterator[np.ndarray] = iter(())
+        passage: Iterator[np.ndarray] = iter(())
+        if self.reads == "apart":
+            texts = [one.query for draft in drafts for one in draft.examples]
+            most = [one.query_length for draft in drafts for one in draft.sets]
+            query = iter(encode(self.tokenizer, texts, most))
+        if self.reads != "together":
+            passages = [
                 text
                 for draft in drafts
                 for one in draft.examples
                 for text in one.passages
-            ],
-            [
+            ]
+            most = [
                 one.passage_length
                 for draft in drafts
                 for one, made in zip(draft.sets, draft.examples, strict=True)
                 for _ in made.passages
-            ],
-        )
-        query, passage = iter(queries), iter(passages)
+            ]
+            passage = iter(encode(self.tokenizer, passages, most))
         return [self._arrays(draft, query, passage) for draft in drafts]
 
     def _draft(self, planned: plans.Planned) -> "_Draft":
@@ -160,22 +113,10 @@ class Batcher:
             for one in examples
             for text in _widened(one.passages, group, None)
         ]
-        ids = [id for one in examples for id in _widened(one.passage_ids, group, _NONE)]
+        ids = [id for one in examples for id in _widened(one.passage_ids, group, NONE)]
         shape = planned.shape
-        queries = [next(query) for _ in examples]
-        passages = [
-            row
-            for one in examples
-            for row in _widened([next(passage) for _ in one.passages], group, _EMPTY)
-        ]
-        query_ids, query_mask = self._padded(queries, shape.query_length)
-        passage_ids, passage_mask = self._padded(passages, shape.passage_length)
         configs = [one.rows.config for one in draft.sets]
         arrays = {
-            "query.ids": query_ids,
-            "query.mask": query_mask,
-            "passage.ids": passage_ids.reshape(*wide, -1),
-            "passage.mask": passage_mask.reshape(*wide, -1),
             "where": np.array(there).reshape(wide),
             "passage_ids": _words(ids).reshape(*wide, 2),
             "query_ids": _words([one.query_id for one in examples]),
@@ -184,6 +125,20 @@ class Batcher:
             "dataset": np.array(draft.parts, np.int32),
             "size": np.array(len(planned.rows)),
         }
+        if self.reads == "apart":
+            queries = [next(query) for _ in examples]
+            arrays |= self._padded("query", queries, shape.query_length)
+        if self.reads != "together":
+            passages = [
+                row
+                for one in examples
+                for row in _widened(
+                    [next(passage) for _ in one.passages], group, _EMPTY
+                )
+            ]
+            arrays |= self._padded("passage", passages, shape.passage_length, wide)
+        if self.pairing is not None:
+            arrays |= self._pairs(self.pairing, examples, planned.shape, wide)
         if configs[0].teacher_scores:
             scores = [_widened(one.teacher_scores, group, 0.0) for one in examples]
             arrays["teacher_scores"] = np.array(scores, np.float32)
@@ -192,13 +147,53 @@ class Batcher:
         return arrays
 
     def _padded(
-        self, rows: Sequence[np.ndarray], length: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self,
+        name: str,
+        rows: Sequence[np.ndarray],
+        length: int,
+        wide: tuple[int, ...] = (-1,),
+    ) -> dict[str, np.ndarray]:
         """Rows of a shape; what was shuffled or drawn may be a token longer than it."""
         if max(map(len, rows)) > length:
             end = tokenised.end_tokens(self.tokenizer)
             rows = [tokenised.cut(row, length, end=end) for row in rows]
-        return tokenize.pad(rows, length, self.tokenizer.pad_id)
+        ids, mask = tokenize.pad(rows, length, self.tokenizer.pad_id)
+        shape = (*wide, length)
+        return {f"{name}.ids": ids.reshape(shape), f"{name}.mask": mask.reshape(shape)}
+
+    def _pairs(
+        self,
+        pairing: Pairing,
+        examples: Sequence[Example],
+        shape: Shape,
+        wide: tuple[int, int],
+    ) -> dict[str, np.ndarray]:
+        """Each query together with each of its passages, where there is one."""
+        length = shape.passage_length
+        if self.reads != "together":  # the shape is that of texts read alone
+            length = pairing.width(shape.query_length + length)
+        pairs, tasks, places = [], [], []
+        for i, one in enumerate(examples):
+            for j, passage in enumerate(one.passages):
+                if passage is None:
+                    continue
+                query = plain(one.asked)
+                pairs.append((query, plain(passage)))
+                tasks.append(one.prompt)
+                places.append(i * wide[1] + j)
+        ids, types, _ = pairing(pairs, tasks, length)
+        pad_id = pairing.tokenizer.pad_id
+        found = {}
+        for name, rows, filling in (("ids", ids, pad_id), ("types", types, 0)):
+            if rows is None:
+                continue
+            every = [_EMPTY] * (wide[0] * wide[1])
+            for place, row in zip(places, rows, strict=True):
+                every[place] = row
+            padded, mask = tokenize.pad(every, length, filling)
+            found[f"pair.{name}"] = padded.reshape(*wide, length)
+            found["pair.mask"] = mask.reshape(*wide, length)
+        return found
 
 
 class _Draft(NamedTuple):
@@ -209,61 +204,6 @@ class _Draft(NamedTuple):
     rows: list[int]
     sets: list[TrainingSet]
     examples: list[Example]
-
-
-def example(one: TrainingSet, row: int, dice: Dice, *, longest: int) -> Example:
-    """Make a row of a batch: draw its prompt and its passages.
-
-    Args:
-        one: the data set.
-        row: number of the row.
-        dice: decides.
-        longest: tokens that passages of the batch are padded to.
-
-    Returns:
-        The example.
-
-    Raises:
-        InputError: the row cannot be read, or lacks the scores of a teacher.
-    """
-    rows = one.rows
-    record, config = rows.source[row], rows.config
-    prompts = one.query_prompts
-    query, own = query_of(record)
-    chosen = dice.below(len(prompts)) if len(prompts) > 1 else 0
-    prompt = prompts[chosen] if own is None else own
-    drawn = draw(rows, row, record, dice, longest=longest)
-    before = prompt if config.symmetric else one.passage_prompts[0]
-    if config.teacher_scores:
-        require_scores(record, f"{rows.source.name}: row {row}")
-    query_id = digest(query) if own is None else content_hash(f"{own}{query}")
-    if isinstance(record, Labelled) and config.labels == "same":
-        query_id = content_hash(record.label)
-    ratio = config.shuffle_ratio
-    texts = [  # a list, and then a tuple: twice as fast as a generator
-        None if one is None else _with(before, shuffled(one.text, dice, ratio))
-        for one in drawn
-    ]
-    return Example(
-        query=_with(prompt, query),
-        passages=tuple(texts),
-        query_id=query_id,
-        passage_ids=tuple([_NONE if one is None else one.id for one in drawn]),
-        teacher_scores=tuple([0.0 if one is None else one.score for one in drawn]),
-        label=record.score if isinstance(record, Scored) else np.nan,
-    )
-
-
-def query_of(record: Record) -> tuple[AnyText, str | None]:
-    """The text that is read as a query, and the prompt that the row itself names.
-
-    Example:
-        >>> query_of(Pairs("hello", ("world",), prompt="ask: "))
-        ('hello', 'ask: ')
-    """
-    if isinstance(record, Pairs):
-        return record.query, record.prompt
-    return (record.first if isinstance(record, Scored) else record.text), None
 
 
 def encode(
@@ -298,13 +238,7 @@ def encode(
     return found
 
 
-_NONE = bytes(8)
 _EMPTY = np.empty(0, np.int32)
-
-
-def _with(prompt: str, text: AnyText) -> AnyText:
-    """Ids that were made before have their prompt already."""
-    return text if isinstance(text, TokenText) else prompt + text
 
 
 def _widened(values: Sequence[Any], count: int, filling: Any) -> list[Any]:
@@ -314,23 +248,3 @@ def _widened(values: Sequence[Any], count: int, filling: Any) -> list[Any]:
 def _words(ids: Sequence[bytes]) -> np.ndarray:
     """Content hashes: uint32 `[n 2]`."""
     return np.frombuffer(b"".join(ids), np.uint32).reshape(-1, 2)
-
-
-def require_scores(record: Record, where: str) -> None:
-    """Refuse a row without the scores of a teacher.
-
-    Raises:
-        InputError: says which are missing.
-    """
-    if not isinstance(record, Pairs) or record.pos_scores is None:
-        missing = "pos_scores"
-    elif record.neg and record.neg_scores is None:
-        missing = "neg_scores"
-    else:
-        return
-    raise InputError(
-        f"{missing}, because teacher_scores is on",
-        "none",
-        where=where,
-        do="Score the passages, or switch teacher_scores off.",
-    )

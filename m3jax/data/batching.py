@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from m3jax.core.errors import InputError
 from m3jax.data import plan as plans
 from m3jax.data import presets
-from m3jax.data.batches import TrainingSet
 from m3jax.data.config import DataConfig
+from m3jax.data.examples import TrainingSet
 from m3jax.data.shapes import Lengths, Shape, by_longest, find_shapes
 
 _MOST_UNEQUAL = 1_000_000

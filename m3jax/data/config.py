@@ -75,11 +75,12 @@ class DataConfig:
     mixture: tuple[Dataset, ...] = ()
     """Several data sets, in place of train."""
     dev: str | None = None
-    """Retrieval set that selects the best checkpoint: a BEIR folder; by default 2 % of
-    the training queries, held out ("builtin" has a part of its own)."""
+    """Set that selects the best checkpoint: a BEIR folder, or graded pairs (two texts
+    and a score: a file, glob, saved folder or hf:ID); by default 2 % of the training
+    queries, held out ("builtin" has a part of its own)."""
     test: str | None = None
-    """Retrieval set that is scored before and after training, and never selects: a
-    BEIR folder or "builtin"."""
+    """Set that is scored before and after training, and never selects: a BEIR folder,
+    graded pairs, or "builtin"."""
     batch_size: int = 128
     """Queries in a batch, over all devices."""
     batch_tokens: int = 0
@@ -91,6 +92,8 @@ class DataConfig:
     """Tokens kept of a query."""
     passage_length: int = 256
     """Tokens kept of a passage."""
+    pair_length: int = 512
+    """Tokens kept of a query and a passage together, for a reranker."""
     shapes: int = 10
     """Most shapes (query length, passage length) that batches are padded to, each
     compiled once; they are chosen by the lengths of the data."""

@@ -1,5 +1,6 @@
 """A query and a passage as one row of token ids, as rerankers read them."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +38,60 @@ class PairFormat:
     head: Literal["classifier", "yes_no"]
     types: bool = False
     task: str = ""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """How pairs of a training become ids.
+
+    Attributes:
+        tokenizer: of the reranker.
+        format: how it reads them; its task is that of rows without one.
+        max_length: tokens kept of each pair, special ones counted.
+    """
+
+    tokenizer: Tokenizer
+    format: PairFormat
+    max_length: int
+
+    @property
+    def beside(self) -> int:
+        """Tokens of a pair, less those of a query and a passage read alone.
+
+        Exact for a classifier. In a chat words may be split otherwise where texts meet:
+        a token or two, which are cut off.
+        """
+        backend = self.tokenizer.backend
+        alone = 2 * backend.num_special_tokens_to_add(False)
+        if self.format.head == "classifier":
+            return backend.num_special_tokens_to_add(True) - alone
+        texts = [PREFIX, SUFFIX, BODY.format(task="", query="", passage="")]
+        return sum(map(len, _plain(self.tokenizer, texts))) - alone
+
+    def width(self, alone: int) -> int:
+        """Tokens that pairs are padded to, of texts that have `alone` tokens alone."""
+        return min(self.max_length, -(-(alone + self.beside) // 8) * 8)
+
+    def __call__(
+        self, pairs: Sequence[tuple[str, str]], tasks: Sequence[str], max_length: int
+    ) -> PairRows:
+        """Read pairs, each with its own task; see `encode_pairs`."""
+        ids: list[np.ndarray] = [np.empty(0, np.int32)] * len(pairs)
+        types, cut = list(ids), 0
+        for task in dict.fromkeys(tasks):
+            members = [i for i, own in enumerate(tasks) if own == task]
+            format = self.format
+            if format.head == "yes_no":
+                format = dataclasses.replace(format, task=task)
+            elif task:
+                raise InputError("no task: this reranker takes none", repr(task))
+            given = [pairs[i] for i in members]
+            rows, kinds, some = encode_pairs(self.tokenizer, given, format, max_length)
+            cut += some
+            for place, i in enumerate(members):
+                ids[i] = rows[place]
+                types[i] = rows[place] if kinds is None else kinds[place]
+        return ids, types if self.format.types else None, cut
 
 
 def encode_pairs(

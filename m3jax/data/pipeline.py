@@ -159,9 +159,13 @@ def on_devices(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> Bat
         for name, array in arrays.items()
         if name != "size"
     }
-    query = Tokens(placed.pop("query.ids"), placed.pop("query.mask"))
-    passage = Tokens(placed.pop("passage.ids"), placed.pop("passage.mask"))
-    return Batch(query=query, passage=passage, **placed)
+    texts: dict[str, Any] = {"query": None, "passage": None, "pair": None}
+    for name in texts:
+        parts = [f"{name}.{part}" for part in ("ids", "mask", "types")]
+        if parts[0] in placed:
+            ids, mask, types = (placed.pop(part, None) for part in parts)
+            texts[name] = Tokens(ids, mask, types=types)
+    return Batch(**texts, **placed)
 
 
 def _init_worker(index: int, count: int) -> None:

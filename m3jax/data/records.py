@@ -90,6 +90,21 @@ class Retrieval:
     qrels: dict[str, dict[str, int]]
 
 
+@dataclass(frozen=True)
+class Similarity:
+    """Pairs of texts, and how alike people find the two.
+
+    Attributes:
+        first: one text of each pair.
+        second: the other.
+        scores: higher is more alike, on any scale.
+    """
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
 def content_hash(text: str) -> bytes:
     """Hash a text to 8 bytes, the same on every machine and in every run.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m3jax.data.batches import TrainingSet
+from m3jax.data.examples import TrainingSet
 from m3jax.data.plan import Plan, rows_at
 from m3jax.data.scan import Scan
 

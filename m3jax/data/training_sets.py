@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from m3jax.core.errors import InputError
+from m3jax.core.types import Reads
 from m3jax.data import builtin, cache, checks, lengths, retrieval, tokenize
-from m3jax.data.batches import TrainingSet, require_scores
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.data.draws import Rows
+from m3jax.data.examples import TrainingSet, require_scores
 from m3jax.data.held_out import hold_out
+from m3jax.data.lines import near_name
+from m3jax.data.pairs import Pairing
 from m3jax.data.prompts import TASK, query_prompt
-from m3jax.data.records import Retrieval
+from m3jax.data.records import Retrieval, Similarity
 from m3jax.data.scan import Scan, scan
+from m3jax.data.similarity import GRADED, read_similarity
 from m3jax.data.sources.array_records import Prepared
 from m3jax.data.sources.base import Source
 from m3jax.data.sources.open import open_source
@@ -72,8 +76,8 @@ class Data:
     """
 
     sets: tuple[Opened, ...]
-    dev: Retrieval | None
-    test: Retrieval | None
+    dev: Retrieval | Similarity | None
+    test: Retrieval | Similarity | None
 
     def texts(self) -> Iterator[str]:
         """Queries and positives, evenly thinned where there are very many."""
@@ -134,7 +138,7 @@ def open_data(config: DataConfig) -> Data:
         [(one.name, one.config, one.scan.kind, one.count) for one in sets], config
     )
     sets, dev = _dev(sets, config)
-    test = None if config.test is None else _retrieval(config.test, "test")
+    test = None if config.test is None else _evaluation(config.test, "test", config)
     return Data(tuple(sets), dev, test)
 
 
@@ -159,10 +163,10 @@ def _open(one: Dataset, config: DataConfig) -> Opened:
 
 def _dev(
     sets: list[Opened], config: DataConfig
-) -> tuple[list[Opened], Retrieval | None]:
+) -> tuple[list[Opened], Retrieval | Similarity | None]:
     """The set that selects: named, the built-in one, or held out of the queries."""
     if config.dev is not None:
-        return sets, _retrieval(config.dev, "dev")
+        return sets, _evaluation(config.dev, "dev", config)
     if any(one.config.path == "builtin" for one in sets):
         return sets, builtin.retrieval("dev")
     numbers = [i for i, one in enumerate(sets) if one.scan.kind == "pairs"]
@@ -189,16 +193,37 @@ def _dev(
     return sets, dev
 
 
-def _retrieval(name: str, part: builtin.Part) -> Retrieval:
+def _evaluation(
+    name: str, part: builtin.Part, config: DataConfig
+) -> Retrieval | Similarity:
+    """A set to measure on: built in, a folder in BEIR's layout, or graded pairs."""
     if name == "builtin":
         return builtin.retrieval(part)
-    # A folder that has no judgements of its own for development is used as it is.
-    split = part if (Path(name) / "qrels" / f"{part}.tsv").exists() else "test"
-    return retrieval.read_beir(name, split)
+    path = Path(name)
+    # A name with a colon or a star says by itself that it is no folder.
+    if not path.exists() and not any(sign in name for sign in ":*?["):
+        raise InputError(
+            f"a folder in BEIR's layout, or {GRADED}",
+            "nothing of that name",
+            where=f"data.{part}: {name}",
+            do=near_name(path) or "A data set of the hub is named hf:OWNER/NAME.",
+        )
+    saved = any((path / file).exists() for file in ("state.json", "dataset_dict.json"))
+    if path.is_dir() and not saved:
+        # A folder without judgements of its own for development is used as it is.
+        split = part if (path / "qrels" / f"{part}.tsv").exists() else "test"
+        return retrieval.read_beir(name, split)
+    split = "validation" if part == "dev" else part
+    return read_similarity(Dataset(name, split=split), cache_folder=config.cache)
 
 
 def measure(
-    config: DataConfig, data: Data, tokenizer: tokenize.Tokenizer
+    config: DataConfig,
+    data: Data,
+    tokenizer: tokenize.Tokenizer,
+    *,
+    reads: Reads = "apart",
+    pairing: Pairing | None = None,
 ) -> tuple[TrainingSet, ...]:
     """Count the tokens of every row, once for a tokenizer and its prompts.
 
@@ -206,6 +231,9 @@ def measure(
         config: prompts and lengths.
         data: the opened data sets.
         tokenizer: of the model.
+        reads: what of a row the model is given: batches are padded to the lengths of
+            that.
+        pairing: how query and passages are read together.
 
     Returns:
         The data sets, ready to make batches of.
@@ -213,7 +241,25 @@ def measure(
     Raises:
         InputError: a data set was prepared with another tokenizer.
     """
-    return tuple(_measured(one, config, tokenizer) for one in data.sets)
+    sets = tuple(_measured(one, config, tokenizer) for one in data.sets)
+    if reads == "apart":
+        return sets
+    return tuple(
+        _as_read(one, pairing if reads == "together" else None) for one in sets
+    )
+
+
+def _as_read(one: TrainingSet, pairing: Pairing | None) -> TrainingSet:
+    """A data set of which passages alone are padded, or pairs, which stand for them."""
+    lengths = one.rows.lengths
+    if pairing is not None:
+        whole = one.lengths.astype(np.int64) + lengths + pairing.beside
+        lengths = np.minimum(whole, pairing.max_length).astype(np.uint16)
+    return dataclasses.replace(
+        one,
+        rows=dataclasses.replace(one.rows, lengths=lengths),
+        lengths=np.ones_like(one.lengths),
+    )
 
 
 def token_counts(

@@ -22,6 +22,9 @@ class TokenizerConfig:
     """Entries of a tokenizer that is trained; fewer when the text has no more."""
     lowercase: bool = True
     """Whether a tokenizer that is trained ignores case."""
+    mask: bool = False
+    """Whether a tokenizer that is trained has a mask token, for RetroMAE and other
+    objectives that hide words."""
 
 
 def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -66,7 +69,7 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             sentence_iterator=(normalizer.normalize_str(text) for text in texts),
             model_writer=model,
             model_type="unigram",
-            vocab_size=config.vocab_size - len(SPECIAL) + 1,  # it counts its own unk
+            vocab_size=config.vocab_size - len(SPECIAL) - config.mask + 1,  # its unk
             hard_vocab_limit=False,
             character_coverage=0.9995,
             normalization_rule_name="identity",
@@ -101,10 +104,12 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         (pieces.id_to_piece(i), pieces.get_score(i))
         for i in range(1, pieces.get_piece_size())
     ]
+    if config.mask:  # at the end, so that the other ids are the same without it
+        vocabulary.append(("[MASK]", 0.0))
     backend = Backend(models.Unigram(vocabulary, unk_id=special.index("[UNK]")))
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.add_special_tokens(special)
+    backend.add_special_tokens([*special, "[MASK]"] if config.mask else special)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B [SEP]",
@@ -116,5 +121,6 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
         **SPECIAL,
+        **({"mask_token": "[MASK]"} if config.mask else {}),
     }
     return Tokenizer(backend, special.index("[PAD]"), settings)

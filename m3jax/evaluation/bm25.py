@@ -8,11 +8,11 @@ import sys
 import unicodedata
 
 import bm25s
-import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
 from m3jax.core.errors import InputError
 from m3jax.data.records import Retrieval
+from m3jax.evaluation.best import best_places
 
 # How fast a repeated word stops counting, and how much a long passage is discounted.
 K1, B = 1.5, 0.75
@@ -68,7 +68,7 @@ def search(data: Retrieval, k: int = 100) -> dict[str, dict[str, float]]:
     for query in queries:
         known = model.get_tokens_ids(words(data.queries[query]))
         scores = model.get_scores_from_ids(known)
-        results[query] = {passages[i]: float(scores[i]) for i in _best(scores, k)}
+        results[query] = {passages[i]: float(scores[i]) for i in best_places(scores, k)}
     return results
 
 
@@ -105,10 +105,3 @@ def _word() -> re.Pattern[str]:
     every = map(chr, range(sys.maxunicode + 1))
     marks = "".join(char for char in every if unicodedata.category(char)[0] == "M")
     return re.compile(rf"(?:[^\W_]|[{marks}])+")
-
-
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k best scores above 0; of equal ones the first."""
-    least = np.partition(scores, -k)[-k] if k < len(scores) else 0
-    places = np.flatnonzero((scores > 0) & (scores >= least))
-    return places[np.argsort(-scores[places], kind="stable")[:k]]

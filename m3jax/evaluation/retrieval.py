@@ -5,16 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytrec_eval
-from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
-from m3jax.core.types import Params
-from m3jax.data.prompts import Prompts
-from m3jax.data.records import Retrieval
-from m3jax.data.tokenize import Tokenizer
-from m3jax.inference.encode import encode
-from m3jax.inference.index import top_k
-from m3jax.nn.embedding import EmbeddingModule
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 # Query id -> passage id -> score.
@@ -60,78 +52,6 @@ def measure(
         "ndcg@10": statistics.fmean(row["ndcg_cut_10"] for row in found.values()),
         "mrr@10": statistics.fmean(row["recip_rank"] for row in first.values()),
         "recall@100": statistics.fmean(row["recall_100"] for row in found.values()),
-    }
-
-
-def dense(
-    module: EmbeddingModule,
-    params: Params,
-    tokenizer: Tokenizer,
-    data: Retrieval,
-    prompts: Prompts,
-    *,
-    query_length: int,
-    passage_length: int,
-    mesh: Mesh | None = None,
-    batch_tokens: int | None = None,
-    k: int = 100,
-    progress: bool = False,
-) -> Results:
-    """Search a corpus with the dense embeddings of a model.
-
-    Args:
-        module: the model.
-        params: its parameters, where and how they are.
-        tokenizer: of the model.
-        data: queries and corpus; queries without judgements are passed over.
-        prompts: before queries and passages.
-        query_length: tokens kept of a query.
-        passage_length: tokens kept of a passage.
-        mesh: devices that share the rows.
-        batch_tokens: tokens in a batch; see `inference.encode`.
-        k: passages kept of each query.
-        progress: show a bar on a terminal.
-
-    Returns:
-        For each query its k best passages.
-
-    Raises:
-        InputError: a length or k does not fit the model.
-    """
-
-    def embed(texts: list[str], max_length: int, what: str) -> np.ndarray:
-        encoded = encode(
-            module,
-            params,
-            tokenizer,
-            texts,
-            max_length=max_length,
-            batch_tokens=batch_tokens,
-            mesh=mesh,
-            progress=progress,
-            description=what,
-        )
-        assert encoded.dense is not None  # it is what encode computes by default
-        return encoded.dense
-
-    queries = [name for name in data.queries if name in data.qrels]
-    passages = list(data.corpus)
-    scores, at = top_k(
-        embed(
-            [prompts.query + data.queries[i] for i in queries], query_length, "queries"
-        ),
-        embed(
-            [prompts.passage + text for text in data.corpus.values()],
-            passage_length,
-            "passages",
-        ),
-        k,
-    )
-    return {
-        query: {passages[i]: score for i, score in zip(*row, strict=True)}
-        for query, row in zip(
-            queries, zip(at.tolist(), scores.tolist(), strict=True), strict=True
-        )
     }
 
 

@@ -12,29 +12,18 @@ HEADERS = {
     "spearman": "Spearman",
     "pearson": "Pearson",
 }
-# Heads of a model, each with an nDCG@10 of its own.
-HEADS = {
-    "ndcg@10": "dense",
-    "sparse/ndcg@10": "sparse",
-    "multivec/ndcg@10": "multivec",
-    "hybrid/ndcg@10": "hybrid",
-}
 
 
 def table(
-    rows: Mapping[str, Mapping[str, float]],
-    title: str,
-    *,
-    caption: str = "",
-    headers: Mapping[str, str] = HEADERS,
+    rows: Mapping[str, Mapping[str, float]], title: str, *, caption: str = ""
 ) -> Table:
-    """Lay out what was measured, one row a system.
+    """Lay out what was measured, one row a system, or a head of it.
 
     Args:
-        rows: name of the system -> what was measured.
+        rows: name of the system -> what `retrieval.measure`, `heads.score`,
+            `similarity.score` or `reranking.score` returned.
         title: what was measured.
         caption: on how much, e.g. "100 queries, 2,000 passages".
-        headers: measure -> header; measures that no row has make no column.
 
     Returns:
         The table, for a rich console to print.
@@ -46,10 +35,36 @@ def table(
     # Text, not str: rich reads [brackets] as markup.
     made = Table(title=Text(title), caption=Text(caption) if caption else None)
     made.add_column("")
-    there = [key for key in headers if any(key in row for row in rows.values())]
-    for key in there:
-        made.add_column(headers[key], justify="right")
+    rows = by_head(rows)
+    keys = [key for key in HEADERS if any(key in values for values in rows.values())]
+    for key in keys:
+        made.add_column(HEADERS[key], justify="right")
     for name, values in rows.items():
-        cells = [f"{values[key]:.4f}" if key in values else "" for key in there]
+        cells = [f"{values[key]:.4f}" if key in values else "" for key in keys]
         made.add_row(Text(name), *cells)
     return made
+
+
+def by_head(
+    rows: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, float]]:
+    """Give each head of a system a row of its own.
+
+    Args:
+        rows: name of the system -> metric, or head/metric -> value.
+
+    Returns:
+        Name of the system, and of the head where one is named -> metric -> value.
+
+    Example:
+        >>> by_head({"after": {"mrr@10": 0.5, "sparse/mrr@10": 0.4}})
+        {'after': {'mrr@10': 0.5}, 'after, sparse': {'mrr@10': 0.4}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, values in rows.items():
+        found[name] = {}
+        for key, value in values.items():
+            head, _, metric = key.rpartition("/")
+            row = f"{name}, {head}" if head else name
+            found.setdefault(row, {})[metric] = value
+    return {name: values for name, values in found.items() if values}

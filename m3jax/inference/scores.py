@@ -124,7 +124,7 @@ def hybrid(
         >>> hybrid(both, both, weights=(2, 0, 0)).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    share = _shares(weights, where="scores.hybrid")
+    share = shares(weights, where="scores.hybrid")
     needed = [name for name in _OUTPUTS if share[name] > 0]
     for name in needed:
         _both(query, passage, name, where="scores.hybrid")
@@ -167,7 +167,7 @@ def pairs(
         [1.75, 0.75]
     """
     where = "scores.pairs"
-    share = _shares(weights, where=where)
+    share = shares(weights, where=where)
     d, s, m = (share[name] for name in _OUTPUTS)
     if d + s == 0:
         raise InputError(
@@ -196,6 +196,34 @@ def pairs(
     }
 
 
+def shares(weights: Sequence[float], *, where: str = "shares") -> dict[str, float]:
+    """Divide the weights of the heads by their sum.
+
+    Args:
+        weights: of dense, sparse and multivec.
+        where: what a message calls them.
+
+    Returns:
+        Head -> weight; they add up to 1.
+
+    Raises:
+        InputError: they are not three numbers from 0 up, one of them above 0.
+
+    Example:
+        >>> shares((1, 1, 2))
+        {'dense': 0.25, 'sparse': 0.25, 'multivec': 0.5}
+    """
+    array = np.asarray(weights, np.float64)
+    good = array.shape == (3,) and np.isfinite(array).all() and (array >= 0).all()
+    if not good or not array.any():
+        raise InputError(
+            "three weights from 0 up, for dense, sparse and multivec, not all 0",
+            f"{weights}",
+            where=f"{where}: weights",
+        )
+    return dict(zip(_OUTPUTS, (array / array.sum()).tolist(), strict=True))
+
+
 def _both(query: Encoded, passage: Encoded, output: str, *, where: str) -> Any:
     """One output of both sides, present and of one width."""
     sides = {"query": getattr(query, output), "passage": getattr(passage, output)}
@@ -217,19 +245,6 @@ def _both(query: Encoded, passage: Encoded, output: str, *, where: str) -> Any:
 def _width(part: Any) -> int:
     array = getattr(part, "matrix", getattr(part, "vectors", part))
     return array.shape[1]
-
-
-def _shares(weights: Sequence[float], *, where: str) -> dict[str, float]:
-    """Weights that add up to 1."""
-    array = np.asarray(weights, np.float64)
-    good = array.shape == (3,) and np.isfinite(array).all() and (array >= 0).all()
-    if not good or not array.any():
-        raise InputError(
-            "three weights from 0 up, for dense, sparse and multivec, not all 0",
-            f"{weights}",
-            where=f"{where}: weights",
-        )
-    return dict(zip(_OUTPUTS, (array / array.sum()).tolist(), strict=True))
 
 
 def _tiles(rows: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -140,6 +140,65 @@ def retromae(
         >>> f"{retromae(hidden, hidden, table, *labels):.3f}"
         '2.773'
     """
+    encoder, decoder = retromae_sides(
+        encoder_hidden,
+        decoder_hidden,
+        table,
+        encoder_labels,
+        decoder_labels,
+        bias=bias,
+        encoder_where=encoder_where,
+        decoder_where=decoder_where,
+        tile=tile,
+        axis_name=axis_name,
+    )
+    return encoder + decoder
+
+
+def retromae_sides(
+    encoder_hidden: Any,
+    decoder_hidden: Any,
+    table: Any,
+    encoder_labels: Any,
+    decoder_labels: Any,
+    *,
+    bias: Any = None,
+    encoder_where: Any = None,
+    decoder_where: Any = None,
+    tile: int | Literal["auto"] | None = "auto",
+    axis_name: str | tuple[str, ...] | None = None,
+) -> tuple[Array, Array]:
+    """The two terms of `retromae`, to be watched one by one.
+
+    Their plain sum costs one walk through the tokens; with other weights the gradient
+    is made once more.
+
+    Args:
+        encoder_hidden: as of `retromae`, and so are all others.
+        decoder_hidden: likewise.
+        table: likewise.
+        encoder_labels: likewise.
+        decoder_labels: likewise.
+        bias: likewise.
+        encoder_where: likewise.
+        decoder_where: likewise.
+        tile: likewise.
+        axis_name: likewise.
+
+    Returns:
+        float32 loss of the encoder and of the decoder, in nats.
+
+    Raises:
+        InputError: as `retromae`.
+
+    Source: RetroMAE (arXiv:2205.12035).
+
+    Example:
+        >>> hidden, table = jnp.ones((1, 2, 3)), jnp.zeros((4, 3))
+        >>> labels = jnp.array([[2, -1]]), jnp.array([[-1, -1]])
+        >>> [f"{x:.3f}" for x in retromae_sides(hidden, hidden, table, *labels)]
+        ['1.386', '0.000']
+    """
     sides = {
         "encoder_": (encoder_hidden, encoder_labels, encoder_where),
         "decoder_": (decoder_hidden, decoder_labels, decoder_where),
@@ -161,8 +220,10 @@ def retromae(
         flat.append((tokens, labels.reshape(-1), count.reshape(-1), weight))
     hidden, labels, count, weight = map(jnp.concatenate, zip(*flat, strict=True))
     # The weights are known beforehand, so that the sum is all that is left to do.
-    loss = _tokens(hidden, table, labels, bias, count, weight, tile, "eager").sum()
-    return loss if axis_name is None else jax.lax.psum(loss, axis_name)
+    loss = _tokens(hidden, table, labels, bias, count, weight, tile, "eager")
+    of_encoder = encoder_labels.size
+    found = loss[:of_encoder].sum(), loss[of_encoder:].sum()
+    return found if axis_name is None else jax.lax.psum(found, axis_name)
 
 
 def _tokens(

@@ -134,7 +134,7 @@ def _xla(
     # [b k l c]: rows of a head side by side make the products twice as fast on a CPU.
     key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     seen = mask, segments, causal
-    block = _block_length(rows, length, heads)
+    block = queries_at_once(rows, length, heads)
     if block >= length:
         attended = _attend_block(everything, key, value, *seen)
     else:
@@ -142,8 +142,21 @@ def _xla(
     return attended.reshape(query.shape)
 
 
-def _block_length(rows: int, length: int, heads: int) -> int:
-    """Queries of a row whose scores, on one device, keep to the budget."""
+def queries_at_once(rows: int, length: int, heads: int) -> int:
+    """Queries of a row whose scores, on one device, keep to `SCORE_BUDGET`.
+
+    Args:
+        rows: of the whole batch, which the ambient mesh divides.
+        length: keys of a row, and all its queries.
+        heads: of the queries.
+
+    Returns:
+        The length, or a power of two below it.
+
+    Example:
+        >>> queries_at_once(rows=4, length=8_192, heads=16)
+        128
+    """
     mesh = jax.sharding.get_abstract_mesh()
     devices = math.prod(
         size

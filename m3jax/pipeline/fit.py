@@ -19,16 +19,22 @@ from m3jax.data.batches import Batcher
 from m3jax.data.plan import Plan
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, measure
+from m3jax.data.words import word_starts
 from m3jax.nn import lora
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.lora import LoraConfig
-from m3jax.pipeline.learner import Learner
+from m3jax.pipeline.learner import Learner, selects
 from m3jax.pipeline.stage import Train, steps_of
+from m3jax.training import preemption
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
 from m3jax.training.objectives.contrastive import ContrastiveConfig
-from m3jax.training.objectives.make import make_objective, trained_heads
+from m3jax.training.objectives.make import (
+    make_objective,
+    masks_words,
+    trained_heads,
+)
 from m3jax.training.optimizer import all_but, make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -114,6 +120,7 @@ def fit(
     logs: Path,
     folder: Path,
     given: Callable[[Mesh], Params] | None,
+    profile: tuple[int, int] | None = None,
 ) -> tuple[int, Params]:
     """Train from the last checkpoint, or from the start.
 
@@ -126,16 +133,21 @@ def fit(
         logs: folder of metrics.
         folder: of checkpoints.
         given: reads the parameters to go on from; None = random ones.
+        profile: first and last step of a trace.
 
     Returns:
         The step that the dev set selects, and its parameters, without what was trained
         beside the model.
     """
     module, trains = learner.module, trainable(stage)
-    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
+    words = word_starts(tokenizer) if masks_words(stage.objective) else None
+    objective = make_objective(
+        stage.objective, module, mesh, stage.sub_batches, words=words
+    )
     start = starting(module, pairs(stage), auxiliary=objective.auxiliary)
     optimizer = dataclasses.replace(stage.optimizer, trainable=trains)
-    sets = measure(stage.data, data, tokenizer)
+    reads, pairing = objective.reads, learner.pairing
+    sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
     multiple = batch_shards(mesh) * stage.sub_batches.count
     plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
     check_plan(folder / "plan.json", plan)
@@ -144,15 +156,17 @@ def fit(
     schedule = make_schedule(stage.optimizer, steps)
     like = abstract_state(start, objective, tx, mesh, SHARDING)
     dev = data.dev
-    selects = f"dev/{learner.selects}" if dev else None
-    checkpoints = Checkpoints(folder / "checkpoints", selects)
+    metric = None if dev is None else f"dev/{selects(dev)}"
+    checkpoints = Checkpoints(folder / "checkpoints", metric, stage.checkpoints)
     state = checkpoints.restore_last(like)
     if state is None:
         params = None if given is None else given(mesh)
         state = new_state(start, objective, tx, like, stage.seed, params=params)
         del params
     first = int(state.step)
-    writer = Writer(logs, first) if distributed.first() else Silent()
+    writer = Silent()
+    if distributed.first():
+        writer = Writer(logs, first, wandb=stage.wandb)
     if first == 0:
         scored = {"dev": dev, "test": data.test}
         for name, one in scored.items():
@@ -165,6 +179,8 @@ def fit(
             plan.lasting(steps),
             tokenizer,
             {size: pipeline.local_rows(mesh, size) for size in set(plan.sizes)},
+            reads,
+            pairing,
         ),
         mesh,
         start=first,
@@ -175,8 +191,12 @@ def fit(
     if dev is not None:
         evaluators["dev"] = lambda params, step: learner.score(params, dev)
     # Whatever happens, the workers end before this process does.
-    with contextlib.closing(stream), contextlib.closing(writer):
-        state = train(
+    with (
+        contextlib.closing(stream),
+        contextlib.closing(writer),
+        preemption.watch() as stop,
+    ):
+        end = train(
             state,
             make_step(objective, tx, schedule, mesh, like, trainable=trains),
             stream,
@@ -184,12 +204,19 @@ def fit(
                 steps=steps,
                 evaluate_every=stage.evaluate_every,
                 about={"config": configs.to_dict(stage)},
+                checkpoint_every=stage.checkpoint_every,
+                patience=stage.patience,
+                folder=folder,
+                profile=profile,
             ),
             evaluators=evaluators,
             checkpoints=checkpoints,
             writer=writer,
+            stop=stop,
         )
-    step, params = checkpoints.restore_best(state)
+    if end.reason == "preempted":
+        preemption.leave(int(end.state.step))
+    step, params = checkpoints.restore_best(end.state)
     checkpoints.close()
     beside = jax.eval_shape(objective.auxiliary, jax.random.key(0))
     return step, {name: x for name, x in params.items() if name not in beside}

@@ -10,7 +10,8 @@ import numpy as np
 from m3jax.core.mesh import axis_sizes
 from m3jax.core.progress import bar
 from m3jax.data import batching, statistics, tokenize
-from m3jax.data.batches import Batcher, TrainingSet
+from m3jax.data.batches import Batcher
+from m3jax.data.examples import TrainingSet
 from m3jax.data.plan import Plan, places
 from m3jax.data.samples import Sample, count_tokens, samples
 from m3jax.data.statistics import Filled, Negatives, Percentiles, Repeats

@@ -1,24 +1,29 @@
 """What differs between training an embedding model and training a reranker."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
+from m3jax.core.errors import InputError
 from m3jax.core.types import Params
-from m3jax.data.records import Retrieval
+from m3jax.data.pairs import Pairing
+from m3jax.data.records import Retrieval, Similarity
 from m3jax.data.tokenize import Tokenizer
-from m3jax.evaluation import retrieval
+from m3jax.evaluation import bm25, heads, retrieval, similarity
+from m3jax.evaluation import reranking as rerankings
 from m3jax.hub import folder as folders
+from m3jax.hub import reranker as rerankers
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
-from m3jax.nn.reranker import RerankerModule
+from m3jax.nn.reranker import RerankerConfig, RerankerModule
 from m3jax.pipeline import report
 from m3jax.pipeline.stage import Train
 
-Scores = Mapping[str, float]
+# What a model is measured on.
+Measured = Retrieval | Similarity
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,28 @@ class Learner:
 
     Attributes:
         module: the Linen module.
-        selects: name of the score that selects the best checkpoint.
         score: (params, set) -> scores.
         save: (params, folder, card): writes the model.
-        histogram: (params, set) -> scores of right and of other pairs.
+        histogram: (params, set) -> scores of right and of other pairs; None where there
+            is no such picture.
+        pairing: how it reads query and passage together; None = it does not.
     """
 
     module: EmbeddingModule | RerankerModule
-    selects: str
-    score: Callable[[Params, Retrieval], dict[str, float]]
+    score: Callable[[Params, Measured], dict[str, float]]
     save: Callable[[Params, Path, str], None]
-    histogram: Callable[[Params, Retrieval], tuple[np.ndarray, np.ndarray]]
+    histogram: Callable[[Params, Measured], tuple[np.ndarray, np.ndarray] | None]
+    pairing: Pairing | None = None
+
+
+def selects(one: Measured) -> str:
+    """Name of the score that selects the best checkpoint.
+
+    Example:
+        >>> selects(Similarity(("a", "b"), ("c", "d"), (0.0, 1.0)))
+        'spearman'
+    """
+    return "ndcg@10" if isinstance(one, Retrieval) else "spearman"
 
 
 def make_learner(stage: Train, tokenizer: Tokenizer, mesh: Mesh) -> Learner:
@@ -52,7 +68,8 @@ def make_learner(stage: Train, tokenizer: Tokenizer, mesh: Mesh) -> Learner:
         The learner.
     """
     config = stage.model
-    assert isinstance(config, EmbeddingConfig)
+    if isinstance(config, RerankerConfig):
+        return _reranker(stage, config, tokenizer, mesh)
     return _embedding(stage, config, tokenizer, mesh)
 
 
@@ -60,8 +77,9 @@ def _embedding(
     stage: Train, config: EmbeddingConfig, tokenizer: Tokenizer, mesh: Mesh
 ) -> Learner:
     module, data = EmbeddingModule(config), stage.data
+    longest = max(data.query_length, data.passage_length)
     search = functools.partial(
-        retrieval.dense,
+        heads.search,
         module,
         tokenizer=tokenizer,
         prompts=data.prompts,
@@ -70,17 +88,101 @@ def _embedding(
         mesh=mesh,
     )
 
-    def score(params: Params, one: Retrieval) -> dict[str, float]:
-        return retrieval.measure(search(params, data=one), one.qrels)
+    def score(params: Params, one: Measured) -> dict[str, float]:
+        if isinstance(one, Retrieval):
+            return heads.score(search(params, data=one), one.qrels)
+        return similarity.score(
+            module,
+            params,
+            tokenizer,
+            one,
+            data.prompts,
+            max_length=longest,
+            mesh=mesh,
+        )
 
     def model(params: Params) -> folders.Model:
-        longest = max(data.query_length, data.passage_length)
         return folders.Model(config, params, tokenizer, longest, data.prompts)
+
+    def histogram(
+        params: Params, one: Measured
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if isinstance(one, Retrieval):
+            return report.sample_scores(model(params), one, mesh)
+        return None
 
     return Learner(
         module,
-        "ndcg@10",
         score,
         save=lambda params, to, card: folders.save(model(params), to, card=card),
-        histogram=lambda params, one: report.sample_scores(model(params), one, mesh),
+        histogram=histogram,
     )
+
+
+def _reranker(
+    stage: Train, config: RerankerConfig, tokenizer: Tokenizer, mesh: Mesh
+) -> Learner:
+    module, data = RerankerModule(config), stage.data
+    # What stands before a query is what it is asked for.
+    task = data.prompts.query if config.head == "yes_no" else None
+    format = rerankers.pair_format(config, task)
+    found: dict[int, retrieval.Results] = {}
+
+    def score(params: Params, one: Measured) -> dict[str, float]:
+        if not isinstance(one, Retrieval):
+            raise InputError(
+                "queries and passages to put into order, as a BEIR folder",
+                "graded pairs",
+                where="data.dev",
+            )
+        if id(one) not in found:  # BM25 says the same at every evaluation
+            found[id(one)] = rerankings.candidates(one)
+        ranked = rerankings.rerank(
+            module,
+            params,
+            tokenizer,
+            one,
+            found[id(one)],
+            max_length=data.pair_length,
+            task=task,
+            mesh=mesh,
+        )
+        return rerankings.score(ranked, one.qrels)
+
+    def save(params: Params, to: Path, card: str) -> None:
+        model = rerankers.Model(config, params, tokenizer, data.pair_length)
+        rerankers.save(model, to, card=card)
+
+    return Learner(
+        module,
+        score,
+        save,
+        histogram=lambda params, one: None,
+        pairing=Pairing(tokenizer, format, data.pair_length),
+    )
+
+
+def baseline(one: Measured) -> dict[str, dict[str, float]]:
+    """What BM25 does on the same set, where it can.
+
+    Args:
+        one: a set.
+
+    Returns:
+        Name -> scores.
+    """
+    if isinstance(one, Retrieval):
+        return {"BM25": retrieval.measure(bm25.search(one), one.qrels)}
+    return {}
+
+
+def size(one: Measured) -> str:
+    """How large a set is, in words.
+
+    Example:
+        >>> size(Similarity(("a", "b"), ("c", "d"), (0.0, 1.0)))
+        '2 graded pairs'
+    """
+    if isinstance(one, Retrieval):
+        return f"{len(one.queries):,} queries, {len(one.corpus):,} passages"
+    return f"{len(one.scores):,} graded pairs"

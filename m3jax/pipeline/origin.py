@@ -14,6 +14,7 @@ from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, datasets, query_prompts
 from m3jax.hub import folder, reranker
 from m3jax.hub.kind import kind
+from m3jax.hub.reranker import TASK
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline.stage import SCRATCH, Train
@@ -101,9 +102,12 @@ def in_shape_of(
         stage = dataclasses.replace(stage, data=data)
     if isinstance(wanted, RerankerConfig):
         shape = config if isinstance(config, RerankerConfig) else wanted
-        return dataclasses.replace(
-            stage, model=dataclasses.replace(shape, encoder=encoder)
-        )
+        model = dataclasses.replace(shape, encoder=encoder)
+        if model.head == "yes_no" and stage.data.prompts == Prompts():
+            # What stands before a query is what it is asked for.
+            data = dataclasses.replace(stage.data, prompts=Prompts(TASK, task="{task}"))
+            stage = dataclasses.replace(stage, data=data)
+        return dataclasses.replace(stage, model=model)
     if isinstance(config, RerankerConfig):
         raise InputError("an embedding model", "a reranker", where=f"{stage.init}")
     if wanted.multivec and config.multivec and wanted.multivec != config.multivec:

@@ -13,7 +13,7 @@ from rich.console import Console
 from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.data.records import Retrieval
-from m3jax.evaluation.table import HEADS, table
+from m3jax.evaluation.table import by_head, table
 from m3jax.hub.folder import Model
 from m3jax.inference.encode import encode
 from m3jax.inference.scores import dense
@@ -72,9 +72,6 @@ def show(folder: Path, stages: Mapping[str, Path]) -> None:
         if len(found) > 1:
             rows = _after_each(found, name)
         console.print(table(rows, f"{name} set", caption=caption))
-        if any(key in row for row in rows.values() for key in list(HEADS)[1:]):
-            title = f"{name} set, nDCG@10 by head"
-            console.print(table(rows, title, caption=caption, headers=HEADS))
     print(f"model   {folder / 'model'}")
     for logs in stages.values():
         print(f"plots   {logs / 'plots'}")
@@ -128,13 +125,15 @@ def card(results: Results, sizes: Mapping[str, str]) -> str:
         <BLANKLINE>
     """
     lines = []
-    for name, rows in results.items():
-        metrics = list(next(iter(rows.values())))
+    for name, found in results.items():
+        rows = by_head(found)
+        metrics = list(dict.fromkeys(key for row in rows.values() for key in row))
         lines += [f"## Scores, {name} set ({sizes[name]})", ""]
         lines += [f"| | {' | '.join(metrics)} |"]
         lines += [f"| --- |{' ---: |' * len(metrics)}"]
         for row, values in rows.items():
-            numbers = " | ".join(f"{values[metric]:.4f}" for metric in metrics)
+            cells = (f"{values[x]:.4f}" if x in values else "" for x in metrics)
+            numbers = " | ".join(cells)
             lines.append(f"| {row} | {numbers} |")
         lines.append("")
     return "\n".join(lines)

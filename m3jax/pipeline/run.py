@@ -15,6 +15,7 @@ from typing import Any
 from m3jax.core import config as configs
 from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
+from m3jax.data.records import Retrieval, Similarity
 from m3jax.data.training_sets import Data
 
 
@@ -188,18 +189,21 @@ def describe(data: Data, parent: str | None) -> dict[str, Any]:
         "parent": parent,
         "data": {
             "train": training.popitem()[1] if len(training) == 1 else training,
-            **{
-                name: {
-                    "queries": len(one.queries),
-                    "passages": len(one.corpus),
-                    "fingerprint": _fingerprint(
-                        [*one.queries.items(), *one.corpus.items(), *one.qrels.items()]
-                    ),
-                }
-                for name, one in sets.items()
-                if one is not None
-            },
+            **{name: _facts(one) for name, one in sets.items() if one is not None},
         },
+    }
+
+
+def _facts(one: Retrieval | Similarity) -> dict[str, Any]:
+    """Size and content of a set that the model is measured on."""
+    if isinstance(one, Similarity):
+        rows = zip(one.first, one.second, one.scores, strict=True)
+        return {"pairs": len(one.scores), "fingerprint": _fingerprint(rows)}
+    parts = (one.queries, one.corpus, one.qrels)
+    return {
+        "queries": len(one.queries),
+        "passages": len(one.corpus),
+        "fingerprint": _fingerprint([row for part in parts for row in part.items()]),
     }
 
 

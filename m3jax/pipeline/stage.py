@@ -13,6 +13,7 @@ from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.qwen import QwenConfig
 from m3jax.nn.reranker import RerankerConfig
+from m3jax.training.checkpoint_config import CheckpointConfig, check_checkpoints
 from m3jax.training.objectives.contrastive import ContrastiveConfig
 from m3jax.training.objectives.make import ObjectiveConfig
 from m3jax.training.objectives.texts import SubBatches
@@ -48,6 +49,14 @@ class Train:
     """Queries to train on in all, in place of steps."""
     evaluate_every: int = 100
     """Updates between two evaluations on the dev set, each with a checkpoint."""
+    checkpoint_every: int | None = None
+    """Updates between two checkpoints, beside those of evaluations; by default none."""
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    patience: int = 0
+    """Evaluations in a row that do not raise the dev score, after which the stage ends;
+    0 = never."""
+    wandb: str = ""
+    """Project of Weights & Biases that metrics go to, beside the run folder."""
     seed: int = 0
     """Decides the first parameters, the order of the data and the dropout."""
 
@@ -66,6 +75,9 @@ def check(stage: Train) -> None:
     at_least = {
         "steps": (stage.steps, 1),
         "evaluate_every": (stage.evaluate_every, 1),
+        "checkpoint_every": (stage.checkpoint_every or 1, 1),
+        "patience": (stage.patience, 0),
+        "data.pair_length": (data.pair_length, 3),
         "seed": (stage.seed, 0),
         "data.negatives": (data.negatives, 0),
         "data.workers": (data.workers, 0),
@@ -147,6 +159,7 @@ def check(stage: Train) -> None:
             stage.optimizer.warmup,
         ),
     ]
+    check_checkpoints(stage.checkpoints)
     for holds, where, expected, found in rules:
         if not holds:
             raise InputError(expected, f"{found}", where=where)

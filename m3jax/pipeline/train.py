@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from m3jax.core import config as configs
@@ -14,28 +16,35 @@ from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh, shardings
 from m3jax.core.types import Params
-from m3jax.data import batching, tokenize
-from m3jax.data.records import Retrieval
+from m3jax.data import batching, overlap, tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
-from m3jax.evaluation import bm25, retrieval
+from m3jax.data.words import Words
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerModule
 from m3jax.pipeline import fit, report, run
-from m3jax.pipeline.learner import Learner, make_learner
+from m3jax.pipeline.learner import Learner, Measured, baseline, make_learner, size
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
-from m3jax.training.objectives.make import check_objective, make_objective
+from m3jax.training.objectives.make import (
+    check_objective,
+    make_objective,
+    masks_words,
+)
 from m3jax.training.optimizer import check_trainable
 from m3jax.training.state import starting
 from m3jax.training.writer import read
 
 
 def run_stages(
-    stages: Mapping[str, Train], folder: Path, *, fresh: bool = False
+    stages: Mapping[str, Train],
+    folder: Path,
+    *,
+    fresh: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> None:
     """Train, or go on training, until the run folder holds a finished model.
 
@@ -50,6 +59,7 @@ def run_stages(
         stages: name -> config, in their order.
         folder: the run folder.
         fresh: start anew, whatever is there.
+        profile: first and last step that are traced, of every stage.
 
     Raises:
         InputError: config, data and run folder do not fit together, in one process or
@@ -89,7 +99,7 @@ def run_stages(
             continue
         if len(found) > 1:
             print(f"stage {one.name}")
-        _train(one, data[one.name], meshes[one.name], found)
+        _train(one, data[one.name], meshes[one.name], found, profile)
     if distributed.first():
         report.show(folder, {one.name: one.logs for one in found})
 
@@ -102,9 +112,17 @@ def _check(stage: Train) -> Mesh:
         if isinstance(stage.model, EmbeddingConfig)
         else RerankerModule(stage.model)
     )
-    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
+    words = None
+    if masks_words(stage.objective):
+        # The tokenizer may not be there yet, and only the sizes matter here.
+        size = stage.model.encoder.vocab_size
+        some = np.ones(size, bool)
+        words = Words(some, some, mask_id=0, special_ids=(), vocab_size=size)
+    objective = make_objective(
+        stage.objective, module, mesh, stage.sub_batches, words=words
+    )
     start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
-    check_objective(objective, start, mesh)
+    check_objective(objective, start, mesh, stage.sub_batches)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
     check_trainable(shapes, fit.trainable(stage))
@@ -115,13 +133,23 @@ def _check(stage: Train) -> Mesh:
 def _open(one: Resolved) -> Data:
     data = open_data(one.stage.data)
     fit.check_data(one.stage, data)
+    shipped = any(each.config.path == "builtin" for each in data.sets)
+    if distributed.first() and not shipped:
+        for line in overlap.told(overlap.count_overlap(data)):
+            print(line, file=sys.stderr)
     own = one.stage.tokenizer.pretrained
     if own is not None and one.origin is None and one.parent is None:
         tokenize.load(own)  # it is there, before we write
     return data
 
 
-def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> None:
+def _train(
+    one: Resolved,
+    data: Data,
+    mesh: Mesh,
+    stages: list[Resolved],
+    profile: tuple[int, int] | None,
+) -> None:
     origin = one.origin
     if one.parent is not None:
         parent = next(other for other in stages if other.name == one.parent)
@@ -144,20 +172,18 @@ def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> Non
         logs=one.logs,
         folder=one.folder,
         given=None if origin is None else origin.read,
+        profile=profile,
     )
     lines = read(one.logs) if distributed.first() else []
     results = {
         name: {
             "before training": report.scores_at(lines, name, step=0),
             f"after training (step {step})": learner.score(params, each),
-            "BM25": distributed.share("BM25", functools.partial(_bm25, each)),
+            **distributed.share("baseline", functools.partial(baseline, each)),
         }
         for name, each in measured.items()
     }
-    sizes = {
-        name: f"{len(each.queries):,} queries, {len(each.corpus):,} passages"
-        for name, each in measured.items()
-    }
+    sizes = {name: size(each) for name, each in measured.items()}
     learner.save(params, one.model, report.card(results, sizes))
     histogram = None
     if measured:
@@ -172,15 +198,11 @@ def _train(one: Resolved, data: Data, mesh: Mesh, stages: list[Resolved]) -> Non
 def _agreeing(learner: Learner) -> Learner:
     """Its scores in all processes those of the first: they decide what is done next."""
 
-    def score(params: Params, data: Retrieval) -> dict[str, float]:
+    def score(params: Params, data: Measured) -> dict[str, float]:
         found = learner.score(params, data)
         return distributed.share("scores", lambda: found)
 
     return dataclasses.replace(learner, score=score)
-
-
-def _bm25(data: Retrieval) -> dict[str, float]:
-    return retrieval.measure(bm25.search(data), data.qrels)
 
 
 def _with_tokenizer(stage: Train, tokenizer: Tokenizer, origin: Origin | None) -> Train:

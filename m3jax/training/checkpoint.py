@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -17,29 +18,50 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from m3jax.core import distributed
+from m3jax.core.errors import InputError
 from m3jax.core.types import Params
+from m3jax.training.checkpoint_config import CheckpointConfig, check_checkpoints
 from m3jax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one stage: the last two, and the best by the dev metric.
+    """The checkpoints of one stage: the last ones, and the best by the dev metric.
 
     Args:
         folder: gets one folder a step.
         metric: name of the metric that selects, higher is better; None = the last.
+        config: which of them stay.
+
+    Raises:
+        InputError: see `check_checkpoints`.
     """
 
-    def __init__(self, folder: Path, metric: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        metric: str | None,
+        config: CheckpointConfig | None = None,
+    ) -> None:
+        config = config or CheckpointConfig()
+        check_checkpoints(config)
         _keep_quiet()
         self._folder = folder.resolve()
         self._metric = metric
+        self._config = config
         self._manager = self._open()
+
+    @property
+    def metric(self) -> str | None:
+        """Name of the metric that selects."""
+        return self._metric
 
     def _open(self) -> ocp.CheckpointManager:
         if distributed.first():
             self._check_metrics()
         distributed.wait("damaged checkpoints")
-        keep: list[Any] = [checkpoint_managers.LatestN(2)]
+        keep: list[Any] = [checkpoint_managers.LatestN(self._config.keep_last)]
+        if self._config.keep_every:
+            keep.append(checkpoint_managers.EveryNSteps(self._config.keep_every))
         if self._metric is not None:
             keep.append(checkpoint_managers.BestN(get_metric_fn=self._value, n=1))
         with _disk_errors(self._folder):
@@ -54,20 +76,25 @@ class Checkpoints:
             )
 
     def _check_metrics(self) -> None:
-        """A step whose metrics cannot be read could not be compared with the others."""
+        """A step whose metrics cannot be read could not be compared with the others.
+
+        What was saved between two evaluations has none, and says so.
+        """
         if self._metric is None or not self._folder.is_dir():
             return
         for step in self._folder.iterdir():
             if step.name.isdigit():
                 try:
                     text = (step / "metrics" / "metrics").read_text(encoding="utf-8")
-                    json.loads(text)[self._metric]
+                    if found := json.loads(text):
+                        found[self._metric]
                 except (OSError, ValueError, KeyError, TypeError):
                     _move_aside(step, "its metrics cannot be read")
 
     def _value(self, metrics: dict[str, float]) -> float:
+        """What selects; a step that was not evaluated comes after all others."""
         assert self._metric is not None
-        return metrics[self._metric]
+        return metrics[self._metric] if metrics else -math.inf
 
     def save(self, state: TrainState, about: dict[str, Any], metrics: dict) -> None:
         """Copy the state off the devices, and write it while training goes on.
@@ -75,11 +102,19 @@ class Checkpoints:
         Args:
             state: the whole state; its step names the checkpoint.
             about: config and data position, JSON values.
-            metrics: results of the evaluation at this step.
+            metrics: results of the evaluation at this step; none where it was not
+                evaluated, and so cannot be the best.
 
         Raises:
+            InputError: the metric that selects is not among them.
             OSError: this checkpoint or the one before could not be written.
         """
+        if metrics and self._metric is not None and self._metric not in metrics:
+            raise InputError(
+                f"the metric {self._metric}, which selects",
+                ", ".join(metrics),
+                where=f"evaluation at step {int(state.step)}",
+            )
         with _disk_errors(self._folder):
             self._manager.save(
                 int(state.step),
@@ -133,6 +168,13 @@ class Checkpoints:
             self._set_aside(step, next(filter(None, reasons)))
         return None
 
+    def about(self, step: int) -> dict[str, Any] | None:
+        """What was saved with a step; None where that step was not saved."""
+        if step not in self._manager.all_steps():
+            return None
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["about"]
+
     def restore_best(self, state: TrainState) -> tuple[int, Params]:
         """Give the parameters that scored highest on the dev set.
 
@@ -145,7 +187,7 @@ class Checkpoints:
         """
         last = int(state.step)
         best = self._manager.best_step() if self._metric is not None else last
-        if best is None or best == last:
+        if best is None or best == last or not self._manager.metrics(best):
             return last, state.params
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(

@@ -1,13 +1,12 @@
 """What a training shows while it runs."""
 
 import sys
-import time
-from collections import deque
 
 from rich import progress
 from rich.console import Console
 
 from m3jax.core import distributed
+from m3jax.training.speed import Speed
 
 
 class Display:
@@ -16,14 +15,13 @@ class Display:
     Args:
         steps: updates in all.
         first: updates made before.
+        speed: what is told of it.
     """
 
-    def __init__(self, steps: int, first: int) -> None:
+    def __init__(self, steps: int, first: int, speed: Speed) -> None:
         self._steps = steps
         self._every = max(steps // 20, 1)
-        self._since = time.perf_counter()
-        self._recent: deque[tuple[float, float, float, float]] = deque(maxlen=10)
-        self._seconds, self._waited, self._updates = 0.0, 0.0, 0
+        self._speed = speed
         self._quiet = not distributed.first()
         self._console = Console(stderr=True, soft_wrap=True, quiet=self._quiet)
         self._live = self._console.is_terminal and not self._quiet
@@ -46,71 +44,45 @@ class Display:
     def __exit__(self, *_: object) -> None:
         """Leave the bar as it is, and say whether the data was fast enough."""
         self._bar.stop()
-        if self._updates and not self._quiet:
-            share = self._waited / self._seconds
+        speed = self._speed
+        if speed.steps and not self._quiet:
+            share = speed.waited / speed.seconds
             print(
-                f"{self._updates} updates in {self._seconds:,.0f} s, "
+                f"{speed.steps} updates in {speed.seconds:,.0f} s, "
                 f"{share:.1%} of it waiting for data",
                 file=sys.stderr,
             )
 
     def update(
-        self,
-        step: int,
-        values: dict[str, float],
-        *,
-        queries: int,
-        padded_tokens: int,
-        wait: float,
-    ) -> dict[str, float]:
+        self, step: int, values: dict[str, float], speed: dict[str, float]
+    ) -> None:
         """Show a step whose results are known.
 
         Args:
             step: updates made so far.
             values: its metrics.
-            queries: queries in its batch.
-            padded_tokens: tokens in its batch, padding included.
-            wait: seconds until its batch was there.
-
-        Returns:
-            Queries and tokens a second and the share of the time spent waiting for
-            data, over the last ten steps at most, and the share of the tokens in this
-            batch that are real.
+            speed: what `Speed.update` returned.
         """
-        now = time.perf_counter()
-        seconds, self._since = now - self._since, now
-        self._seconds, self._updates = self._seconds + seconds, self._updates + 1
-        self._waited += wait
-        self._recent.append((seconds, queries, values["tokens"], wait))
-        spent, asked, read, idle = (sum(x) for x in zip(*self._recent, strict=True))
-        speed = {
-            "queries_per_second": asked / spent,
-            "tokens_per_second": read / spent,
-            "data_wait_share": idle / spent,
-            "padding_efficiency": values["tokens"] / padded_tokens,
-        }
         said = (
             f"loss {values['loss']:.4f}  "
             f"{speed['queries_per_second']:,.0f} queries/s  "
             f"{speed['tokens_per_second']:,.0f} tokens/s  "
             f"padding efficiency {speed['padding_efficiency']:.2f}"
         )
+        if "mfu" in speed:
+            said += f"  MFU {speed['mfu']:.1%}"
         self._bar.update(self._task, completed=step, said=said)
-        if (
-            not self._live
-            and not self._quiet
-            and (step % self._every == 0 or step == 1)
-        ):
-            left = self._seconds / self._updates * (self._steps - step)
+        due = step % self._every == 0 or step == 1
+        if due and not self._live and not self._quiet:
+            left = self._speed.seconds / self._speed.steps * (self._steps - step)
             said += f"  {left:,.0f} s left"
             print(f"step {step}/{self._steps}  {said}", file=sys.stderr, flush=True)
-        return speed
 
     def say(self, step: int, results: dict[str, float]) -> None:
         """Print the results of an evaluation above the bar."""
         text = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
         self._console.print(f"step {step}: {text}", highlight=False)
 
-    def resume(self) -> None:
-        """Start the clock again after an evaluation."""
-        self._since = time.perf_counter()
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, highlight=False)

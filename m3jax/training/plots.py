@@ -1,6 +1,6 @@
 """Pictures of a training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,28 @@ import numpy as np
 from m3jax.training.writer import series
 
 METRICS = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "recall@100"}
+# Of the objectives: what the loss is the sum of, beside all that ends in "_loss".
+_PARTS = ("contrastive", "distill")
+# One small picture each: title, unit, and metric -> label; only what is there is drawn.
+_PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("Gradient", "norm", {"gradient_norm": "gradient"}),
+    ("Parameters", "norm", {"parameter_norm": "parameters"}),
+    ("Scores", "mean score", {"positive": "positive", "negative": "negatives"}),
+    ("Positive ranked first", "share of queries", {"accuracy": "accuracy"}),
+    ("Masked negatives", "share", {"masked_share": "masked"}),
+    ("Speed", "tokens/s", {"tokens_per_second": "tokens"}),
+    (
+        "Time",
+        "share",
+        {"data_wait_share": "waiting for data", "overhead_share": "the loop"},
+    ),
+    ("Use of the devices", "share of the peak", {"mfu": "MFU"}),
+    (
+        "Device memory",
+        "bytes",
+        {"memory_bytes": "in use", "memory_peak_bytes": "peak"},
+    ),
+)
 
 
 def write_plots(
@@ -21,8 +43,10 @@ def write_plots(
 ) -> None:
     """Draw loss and learning rate, evaluation over steps, and a score histogram.
 
+    And in training.png what else the steps said, as far as it is there.
+
     Args:
-        folder: gets up to three PNG files.
+        folder: gets up to four PNG files.
         rows: lines of metrics.jsonl.
         selected: step whose parameters were kept.
         positive: cosines of queries and their answers; None when there is no
@@ -40,13 +64,20 @@ def write_plots(
     folder.mkdir(parents=True, exist_ok=True)
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(*series(rows, "loss"), color="tab:blue", linewidth=1)
+    axes.plot(*series(rows, "loss"), color="tab:blue", linewidth=1, label="loss")
+    parts = parts_of(rows)
+    for name in parts:
+        label = name.removesuffix("_loss")
+        axes.plot(*series(rows, name), linewidth=0.8, alpha=0.7, label=label)
+    if parts:
+        axes.legend()
     axes.set(xlabel="step", ylabel="loss (nats)", title="Training loss")
     rate = axes.twinx()
     rate.plot(*series(rows, "learning_rate"), color="tab:orange", linewidth=1)
     rate.set_ylabel("learning rate", color="tab:orange")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     save(figure, folder / "loss.png")
+    _write_panels(folder / "training.png", rows, pyplot.subplots)
 
     if positive is None or negative is None or not len(positive) or not len(negative):
         return
@@ -67,6 +98,44 @@ def write_plots(
     axes.set(xlabel="cosine", ylabel="density", title="Scores after training")
     axes.legend()
     save(figure, folder / "scores.png")
+
+
+def parts_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Metrics that are parts of the loss.
+
+    Example:
+        >>> parts_of([{"step": 1, "loss": 2.0, "dense_loss": 1.5, "positive": 0.9}])
+        ['dense_loss']
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name in _PARTS or name.endswith("_loss")]
+
+
+def _write_panels(
+    path: Path, rows: Sequence[Mapping[str, Any]], subplots: Callable[..., Any]
+) -> None:
+    """Draw those of the small pictures whose metrics are there."""
+    drawn = []
+    for title, unit, metrics in _PANELS:
+        lines = {label: series(rows, name) for name, label in metrics.items()}
+        lines = {label: line for label, line in lines.items() if line[0]}
+        if lines:
+            drawn.append((title, unit, lines))
+    if not drawn:
+        return
+    high, wide = -(-len(drawn) // 3), min(len(drawn), 3)
+    figure, axes = subplots(
+        high, wide, figsize=(4 * wide, 2.8 * high), layout="constrained", squeeze=False
+    )
+    for axis, (title, unit, lines) in zip(axes.flat, drawn, strict=False):
+        for label, (steps, values) in lines.items():
+            axis.plot(steps, values, linewidth=1, label=label)
+        axis.set(title=title, xlabel="step", ylabel=unit)
+        if len(lines) > 1:
+            axis.legend()
+    for axis in axes.flat[len(drawn) :]:
+        axis.set_visible(False)
+    save(figure, path)
 
 
 def save(figure: Any, path: Path) -> None:

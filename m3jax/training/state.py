@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from m3jax.core.mesh import replicated, shardings
 from m3jax.core.types import Leaf, Params
@@ -91,7 +91,8 @@ def abstract_state(
         tx: decides `opt_state`.
         mesh: the devices.
         rules: path regex -> partition of a parameter; the optimizer's copies of a
-            parameter lie as it does, and everything else is replicated.
+            parameter lie as it does, what it sums over a dimension of one lies as the
+            others do, and everything else is replicated.
 
     Returns:
         A state of `jax.ShapeDtypeStruct`.
@@ -105,15 +106,7 @@ def abstract_state(
     layout = TrainState(
         step=whole,
         params=of_params,
-        opt_state=optax.tree.map_params(
-            tx,
-            # What is not trained has no copy in the optimizer.
-            lambda leaf, layout: leaf if _is_masked(leaf) else layout,
-            shapes.opt_state,
-            of_params,
-            transform_non_params=lambda _: whole,
-            is_leaf=_is_masked,
-        ),
+        opt_state=_beside(shapes.opt_state, shapes.params, of_params, whole),
         extra=shardings(mesh, shapes.extra, {**objective.layout, "": PartitionSpec()}),
         rng=whole,
     )
@@ -158,8 +151,34 @@ def new_state(
     return create(params)
 
 
-def _is_masked(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)
+def _beside(
+    opt_state: Any, params: Params, of_params: Params, whole: NamedSharding
+) -> Any:
+    """Lay the arrays of an optimizer beside the parameters whose paths they end in."""
+    shapes = {path: x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    layouts = dict(jax.tree_util.tree_leaves_with_path(of_params))
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        ends = (path[start:] for start in range(len(path)))
+        end = next((end for end in ends if end in shapes), None)
+        return whole if end is None else _like(leaf.shape, shapes[end], layouts[end])
+
+    return jax.tree_util.tree_map_with_path(one, opt_state)
+
+
+def _like(
+    shape: tuple[int, ...], of_param: tuple[int, ...], layout: NamedSharding
+) -> NamedSharding:
+    """The layout of a parameter, also for what is summed over one of its dimensions."""
+    if shape == of_param:
+        return layout
+    spec = [*layout.spec, *[None] * (len(of_param) - len(layout.spec))]
+    for dim in reversed(range(len(of_param))):
+        if shape == of_param[:dim] + of_param[dim + 1 :]:
+            return NamedSharding(
+                layout.mesh, PartitionSpec(*spec[:dim], *spec[dim + 1 :])
+            )
+    return NamedSharding(layout.mesh, PartitionSpec())
 
 
 def _create(

@@ -1,6 +1,6 @@
 """One training step, as one compiled function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from m3jax.core.mesh import replicated
 from m3jax.core.types import Batch, Params
+from m3jax.training.groups import Group
 from m3jax.training.objectives.base import Objective
 from m3jax.training.optimizer import moving
 from m3jax.training.state import TrainState
@@ -25,6 +26,7 @@ def make_step(
     like: TrainState,
     *,
     trainable: str = "",
+    groups: Sequence[Group] = (),
 ) -> Step:
     """Compile loss, gradient and update into one donated call.
 
@@ -39,6 +41,7 @@ def make_step(
         like: what `abstract_state` returned; results are pinned to its shardings.
         trainable: regex of the parameters that are trained; no gradient is computed for
             the others.
+        groups: of the optimizer; no gradient is computed for what they freeze either.
 
     Returns:
         (state, batch) -> (state, metrics); the old state is gone. Metrics are scalars:
@@ -56,7 +59,7 @@ def make_step(
             params = jax.tree.map(
                 lambda leaf, moves: leaf if moves else jax.lax.stop_gradient(leaf),
                 params,
-                moving(params, trainable),
+                moving(params, trainable, groups),
             )
             terms = objective.loss(params, state.extra, batch, state.step, rng)
             total = jnp.maximum(terms.weight.sum(), 1e-9)

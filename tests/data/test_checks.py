@@ -9,6 +9,7 @@ from m3jax.core.errors import InputError
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.data.prepare import Texts, prepare
 from m3jax.data.prompts import Prompts
+from m3jax.data.records import Retrieval
 from m3jax.data.sources.open import open_source
 from m3jax.data.training_sets import measure, open_data
 from m3jax.testing import tiny_tokenizer, write_jsonl
@@ -140,7 +141,7 @@ def test_queries_that_are_held_out_go_out_of_prepared_copies(
 ) -> None:
     sets = Dataset(pairs, name="text"), Dataset(prepared(tmp_path, pairs), name="ids")
     data = open_data(config_of(tmp_path, *sets, dev=None))
-    assert data.dev is not None
+    assert isinstance(data.dev, Retrieval)
     held = len(data.dev.queries)
     assert held and [one.count for one in data.sets] == [300 - held] * 2
     assert [one.dropped for one in data.sets] == [{"held out": held}] * 2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
-from m3jax.data.batches import Example, TrainingSet, example
 from m3jax.data.draws import Dice, shuffled
+from m3jax.data.examples import Example, TrainingSet, example
 from m3jax.data.records import content_hash
 from tests.mixtures import build
 
@@ -204,9 +204,13 @@ def test_teacher_scores_stay_with_their_passages(tmp_path: Path) -> None:
 
 def test_teacher_scores_that_are_missing_are_told(tmp_path: Path) -> None:
     rows = [{"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1]}]
-    one = one_set(tmp_path, rows, teacher_scores=True)
-    with pytest.raises(InputError, match=r"a\.jsonl: row 0: expected neg_scores"):
-        examples(one, 0, times=1)
+    with pytest.raises(InputError, match=r"row 0: expected neg_scores"):
+        one_set(tmp_path, rows, teacher_scores=True)
+    # Of the first row it shows at once, of another when it is read.
+    whole = {**rows[0], "neg_scores": [0]}
+    one = one_set(tmp_path, [whole, *rows], teacher_scores=True)
+    with pytest.raises(InputError, match=r"a\.jsonl: row 1: expected neg_scores"):
+        examples(one, 1, times=1)
 
 
 def test_one_of_several_prompts_for_each_row(tmp_path: Path) -> None:

@@ -1,24 +1,13 @@
-"""Metrics against values that were computed by hand, and a whole evaluation."""
+"""Metrics against values that were computed by hand, and the table of them."""
 
-import functools
 import math
-from typing import Any
 
-import jax
-import numpy as np
 import pytest
 from rich.console import Console
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import make_mesh
-from m3jax.core.mesh_config import MeshConfig
-from m3jax.data.prompts import Prompts
-from m3jax.data.records import Retrieval
-from m3jax.evaluation.retrieval import dense, measure
+from m3jax.evaluation.retrieval import measure
 from m3jax.evaluation.table import table
-from m3jax.inference.encode import encode
-from m3jax.nn.embedding import EmbeddingModule, init
-from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer
 
 SECOND = 1 / math.log2(3)  # what a passage at rank 2 is worth
 LETTERS = "abcdefghijk"
@@ -94,51 +83,6 @@ def test_no_judgements() -> None:
         measure({"q": {"a": 1.0}}, {})
 
 
-PASSAGES = {"river": TEXTS[0], "bread": TEXTS[1], "moon": TEXTS[2]}
-QUERIES = {
-    "q1": "salt and flour",
-    "unjudged": "a hill",
-    "q2": "the moon pulls the tide",
-}
-TASK = Retrieval(QUERIES, PASSAGES, {"q2": {"moon": 1}, "q1": {"bread": 1}})
-PROMPTS = Prompts(query="the sea: ", passage="a: ")
-
-
-@functools.cache
-def model() -> tuple[Any, Any, Any]:
-    tokenizer = tiny_tokenizer()
-    module = EmbeddingModule(tiny_config(tokenizer.vocab_size))
-    return module, init(module, jax.random.key(0)), tokenizer
-
-
-@pytest.mark.parametrize("on_mesh", [False, True])
-def test_dense_scores_are_those_of_the_model(on_mesh: bool) -> None:
-    mesh = make_mesh(MeshConfig()) if on_mesh else None
-    results = dense(
-        *model(), TASK, PROMPTS, query_length=9, passage_length=20, mesh=mesh
-    )
-    assert list(results) == ["q1", "q2"]
-    for name, row in results.items():
-        query = encode(*model(), [PROMPTS.query + QUERIES[name]], max_length=9).dense
-        assert query is not None
-        for passage, text in PASSAGES.items():
-            one = encode(*model(), [PROMPTS.passage + text], max_length=20).dense
-            assert one is not None
-            assert row[passage] == pytest.approx(float(np.vdot(query, one)), abs=1e-6)
-        assert list(row.values()) == sorted(row.values(), reverse=True)
-    assert set(measure(results, TASK.qrels)) == {"ndcg@10", "mrr@10", "recall@100"}
-
-
-def test_dense_keeps_the_k_best() -> None:
-    search = functools.partial(
-        dense, *model(), TASK, PROMPTS, query_length=9, passage_length=20
-    )
-    whole = search()
-    assert search(k=2) == {
-        name: dict(list(row.items())[:2]) for name, row in whole.items()
-    }
-
-
 def test_table() -> None:
     rows = {
         "before [training]": {"ndcg@10": 0.25, "mrr@10": 0.5, "recall@100": 1.0},
@@ -153,3 +97,21 @@ def test_table() -> None:
     assert lines[4] == "│ before [training] │ 0.2500 │ 0.5000 │ 1.0000 │"
     assert lines[5] == "│ BM25 │ │ │ 0.1235 │"
     assert lines[-1] == "2 queries, 3 passages"
+
+
+def test_table_of_heads_and_of_graded_pairs() -> None:
+    rows = {
+        "before": {"ndcg@10": 0.1, "sparse/ndcg@10": 0.2, "hybrid/ndcg@10": 0.3},
+        "BM25": {"ndcg@10": 0.4},
+    }
+    heads = table(rows, "dev")
+    assert [column.header for column in heads.columns] == ["", "nDCG@10"]
+    assert [str(cell) for cell in heads.columns[0].cells] == [
+        "before",
+        "before, sparse",
+        "before, hybrid",
+        "BM25",
+    ]
+    assert list(heads.columns[1].cells) == ["0.1000", "0.2000", "0.3000", "0.4000"]
+    pairs = table({"after": {"spearman": 0.5, "pearson": 0.25}}, "dev")
+    assert [column.header for column in pairs.columns] == ["", "Spearman", "Pearson"]

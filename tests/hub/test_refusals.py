@@ -74,13 +74,6 @@ def test_a_head_that_no_client_reads_after_a_qwen(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_token_types_go_to_models_that_have_two() -> None:
-    for name, two in (("reranker_bert", True), ("reranker_xlmr", False)):
-        model = m3jax.Reranker.load(GOLDEN / name)
-        _, types, _ = model._rows([("a", "b")], None, 16)
-        assert (types is not None) == two
-
-
 @pytest.mark.parametrize("texts", [None, 5, {"a": 1}])
 def test_no_list_of_texts(texts: Any) -> None:
     with pytest.raises(InputError, match="expected a list of texts"):

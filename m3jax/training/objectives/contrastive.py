@@ -55,6 +55,10 @@ class ContrastiveConfig:
     """Queries whose scores with all passages are in memory at once; all by default."""
     transport: Transport = "gather"
     """How passages reach the other devices: all at once, or in a ring."""
+    mlm_weight: float = 0.0
+    """Of a loss on masked words beside it, on the same texts; SimCSE uses 0.1."""
+    mlm_ratio: float = 0.15
+    """Share of the tokens that are hidden for it."""
 
 
 def contrastive(

@@ -1,0 +1,76 @@
+"""When the machine is taken away: the training stops at a step, and can go on."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import jax
+
+from m3jax.core import distributed
+
+Stop = Callable[[int], bool]
+
+
+def never(step: int) -> bool:
+    """Go on to the end."""
+    del step
+    return False
+
+
+@contextmanager
+def watch() -> Iterator[Stop]:
+    """Listen for SIGTERM, by which schedulers say that a process is to end.
+
+    One process takes note of it and does not die. Of several, jax listens in each and
+    they agree on a step; that needs `jax.distributed.initialize`.
+
+    Yields:
+        A function to ask after every step: (step) -> whether to save and stop there,
+        the same in all processes.
+
+    Example:
+        >>> with watch() as stop:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     stop(3)
+        True
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield never  # Python lets only the main thread listen
+        return
+    told = threading.Event()
+    # A second one changes nothing: some send it to a process and then to its group.
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield lambda step: told.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave(step: int) -> NoReturn:
+    """End the program after the state was saved, and say how to go on.
+
+    Args:
+        step: of the checkpoint.
+
+    Raises:
+        SystemExit: with 0.
+
+    Example:
+        >>> leave(7)
+        Traceback (most recent call last):
+        SystemExit: 0
+    """
+    if distributed.first():
+        print(
+            f"preempted: step {step} is saved; run the same command again to continue",
+            file=sys.stderr,
+        )
+    sys.exit(0)
