@@ -155,7 +155,8 @@ def wait_for(ready: Callable[[], bool], processes: list) -> None:
     until = time.monotonic() + 200
     while not ready():
         assert time.monotonic() < until
-        assert all(process.poll() is None for process in processes)
+        for process in processes:
+            assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
@@ -168,7 +169,7 @@ def in_training(run: Path, step: int = 2) -> Callable[[], bool]:
 @pytest.mark.parametrize("victim", [1, 2])
 def test_a_process_is_killed(folder: Path, victim: int) -> None:
     run = f"killed-{victim}"
-    words = ["--run-dir", run, "--steps", "100000"]
+    words = ["--run-dir", run, "--steps", "100000", "--data.batch-size", "6"]
     processes = launch([folder] * 3, *words)
     wait_for(in_training(folder / run), processes)
     processes[victim].kill()
@@ -234,7 +235,8 @@ def test_other_data_in_one(folder: Path, tmp_path: Path) -> None:
     write_data(tmp_path)
     rows = (tmp_path / "train.jsonl").read_text().splitlines()
     (tmp_path / "train.jsonl").write_text("\n".join([*rows[1:], rows[0]]) + "\n")
-    words = ["--data.train", "train.jsonl", "--run-dir", str(tmp_path / "run")]
+    words = ["--data.train", "train.jsonl", "--data.batch-size", "6"]
+    words += ["--run-dir", str(tmp_path / "run")]
     done = ended(launch([folder, folder, tmp_path], *words), seconds=60)
     assert [one.code for one in done] == [2, 2, 2]
     (line,) = done[0].errors
