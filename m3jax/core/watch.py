@@ -160,32 +160,32 @@ class First:
     def _listen(self, connection: socket.socket) -> None:
         process = None
         try:
-            connection.settimeout(_HELLO)
-            lines = connection.makefile(encoding="utf-8")
-            hello = _read(lines.readline())
-            if not hmac.compare_digest(str(hello.get("token")), self.token):
-                connection.close()  # somebody else's
-                return
-            process = int(hello["process"])
-            connection.settimeout(None)
-            _keep_alive(connection)
-            with self._change:
-                self._connected[process] = connection
-            for line in lines:
-                told = _read(line)
-                if "failure" in told:
-                    self._report(process, Failure(**told["failure"]))
-                elif "parted" in told:
-                    with self._change:
-                        self._parted.add(process)
-                        self._change.notify_all()
+            with connection, connection.makefile(encoding="utf-8") as lines:
+                connection.settimeout(_HELLO)
+                hello = _read(lines.readline())
+                if not hmac.compare_digest(str(hello.get("token")), self.token):
+                    return  # somebody else's
+                process = int(hello["process"])
+                connection.settimeout(None)
+                _keep_alive(connection)
+                with self._change:
+                    self._connected[process] = connection
+                for line in lines:
+                    told = _read(line)
+                    if "failure" in told:
+                        self._report(process, Failure(**told["failure"]))
+                    elif "parted" in told:
+                        self._part(process)
         except (OSError, ValueError, KeyError):
             pass
         if process is not None and process not in self._parted:
             self._report(process, GONE)  # unless it has told why
-            with self._change:
-                self._parted.add(process)
-                self._change.notify_all()
+            self._part(process)
+
+    def _part(self, process: int) -> None:
+        with self._change:
+            self._parted.add(process)
+            self._change.notify_all()
 
     def _report(self, process: int, failure: Failure) -> None:
         with self._change:
@@ -247,10 +247,12 @@ class Other:
 
     def _listen(self) -> None:
         try:
-            for line in self._connection.makefile(encoding="utf-8"):
-                told = _read(line)
-                if "stop" in told:
-                    self._stop(Verdict(**told["stop"]))
+            connection = self._connection
+            with connection, connection.makefile(encoding="utf-8") as lines:
+                for line in lines:
+                    told = _read(line)
+                    if "stop" in told:
+                        self._stop(Verdict(**told["stop"]))
         except (OSError, ValueError):
             pass
         if not self._parted:

@@ -99,19 +99,15 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
     check(config.encoder, tokenizer, model.max_length, where=str(folder))
     params = lora.merge(model.params)
     dense = layout.DENSE if config.mlp_head == "always" else None
-    own = {"mlp_head": config.mlp_head, "task": model.prompts.task}
     contents = {
         "config.json": config_json(config.encoder, params, tokenizer.pad_id),
         **layout.contents(
             Layout(
-                config.pooling,
-                model.prompts,
-                max_length=model.max_length,
-                dense=dense,
+                config.pooling, model.prompts, max_length=model.max_length, dense=dense
             ),
             width=config.encoder.hidden,
         ),
-        OWN: own,
+        OWN: {"mlp_head": config.mlp_head, "task": model.prompts.task},
     }
     readme = render(
         config,
@@ -138,8 +134,8 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         for head, part in zip(heads, apart, strict=True):
             torch_file.write(new / HEADS[head], dict(weights.tensors(*part)))
         for part in linear:
-            file = new / layout.DENSE / tensors.SAFETENSORS
-            tensors.write_safetensors(file, dict(weights.tensors(*part)))
+            found = dict(weights.tensors(*part))
+            tensors.write_safetensors(new / layout.DENSE / tensors.SAFETENSORS, found)
         write_main(new, main, names, folder)
 
 
