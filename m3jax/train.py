@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from m3jax.core import cli
+from m3jax.core import cli, distributed
 from m3jax.pipeline import flags
 
 PROG = "python -m m3jax.train"
@@ -29,12 +29,25 @@ class Program:
     """Remove what an earlier run left in the folder, and start anew."""
     profile: str | None = None
     """Trace these steps for TensorBoard, e.g. 10:13."""
+    coordinator: str | None = None
+    """Of several processes: HOST:PORT of the first. Without this and the next two
+    flags, Slurm, Open MPI or a TPU pod says whether there are several."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
+    start_timeout: float = distributed.TIMEOUT
+    """Seconds in which all have to come."""
 
 
 def main() -> None:
     """Run the program."""
+    args = sys.argv[1:]
+    if not {"-h", "--help"}.intersection(args):
+        # The config is Python, and may look at the devices.
+        distributed.start(**distributed.from_args(args))
     program, stages, name = flags.parse(
-        Program, sys.argv[1:], prog=PROG, description=DESCRIPTION
+        Program, args, prog=PROG, description=DESCRIPTION
     )
 
     from m3jax.core.cache import keep_compiled

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from m3jax.core import distributed
 from m3jax.core.errors import InputError
 
 # Errors of the file system that a user can mend; any other OSError is ours to explain.
@@ -23,6 +24,8 @@ _DISK = {
 def run(main: Callable[[], None]) -> None:
     """Run a program; print an `InputError` or a disk error in one line and exit 2.
 
+    Of several processes, the failure of one ends all (`distributed.fail`).
+
     Raises:
         SystemExit: with 2 for wrong input and 130 for Ctrl-C.
 
@@ -32,26 +35,36 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except InputError as error:
-        _fail(str(error))
-    except BrokenPipeError:
+        distributed.finish()
+    except SystemExit as end:
+        if not end.code:
+            distributed.finish()
+        raise
+    except BrokenPipeError as error:
+        distributed.fail("error: nobody reads the output any more", 141, error)
         # The reader of a pipe has seen enough, as in "... | head -1".
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        if error.errno is None and " requested and " in str(error):  # numpy's words
-            _fail(str(InputError(_DISK[errno.ENOSPC], str(error), where="a new file")))
-        if error.errno not in _DISK:
+    except BaseException as error:
+        line, code = _told(error)
+        distributed.fail(line, code, error)
+        if line is None:
             raise
-        where = error.filename2 or error.filename or "the output folder"
-        found = (error.strerror or str(error)).lower()
-        _fail(str(InputError(_DISK[error.errno], found, where=str(where))))
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
+        print(line, file=sys.stderr)
+        sys.exit(code)
 
 
-def _fail(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+def _told(error: BaseException) -> tuple[str | None, int]:
+    """What the user is told in one line, None for a mistake of ours; and the code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again to continue", 130
+    if isinstance(error, OSError):
+        if error.errno is None and " requested and " in str(error):  # numpy's words
+            error = InputError(_DISK[errno.ENOSPC], str(error), where="a new file")
+        elif error.errno in _DISK:
+            where = error.filename2 or error.filename or "the output folder"
+            found = (error.strerror or str(error)).lower()
+            error = InputError(_DISK[error.errno], found, where=str(where))
+    if isinstance(error, InputError):
+        return f"error: {' '.join(str(error).split())}", 2
+    return None, 1

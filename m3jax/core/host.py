@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from m3jax.core import tree
 
@@ -15,9 +16,12 @@ def pieces(path: str, leaf: Any) -> Iterator[np.ndarray]:
     `np.asarray` of a jax array keeps the copy for as long as the array lives. Nothing
     is kept here: a tensor is gone when the caller lets go of it.
 
+    Of parameters that several processes hold together, every process gets all; each
+    has to ask for the same ones in the same order.
+
     Args:
         path: of the leaf; under `layers` it is one tensor a layer, else one.
-        leaf: a jax array, whose parts this host can read, or a numpy array.
+        leaf: a jax or a numpy array.
 
     Yields:
         The tensors, in the order of the layers.
@@ -28,8 +32,11 @@ def pieces(path: str, leaf: Any) -> Iterator[np.ndarray]:
     """
     if tree.STACK in path.split("."):
         for layer in range(leaf.shape[0]):
-            yield np.asarray(leaf[layer])
+            yield _fetch(leaf[layer])
     elif isinstance(leaf, jax.Array):
+        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            yield _fetch(leaf)
+            return
         # Another array of the same buffers: what it keeps goes with it.
         parts = [shard.data for shard in leaf.addressable_shards]
         yield np.asarray(
@@ -37,3 +44,9 @@ def pieces(path: str, leaf: Any) -> Iterator[np.ndarray]:
         )
     else:
         yield leaf
+
+
+def _fetch(x: Any) -> np.ndarray:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from m3jax.core import distributed
+
 # Whether a bar is shown, or what is told of each finished part in place of a bar.
 Show = bool | Callable[[int], None]
 
@@ -30,7 +32,7 @@ def bar(
     if callable(show):
         yield show
         return
-    if not show or not sys.stderr.isatty():
+    if not show or not sys.stderr.isatty() or not distributed.first():
         yield lambda units: None
         return
     from rich import progress

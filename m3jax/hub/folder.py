@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tokenizers import normalizers
 
-from m3jax.core import files
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.data import tokenize
@@ -69,10 +69,11 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
     """Write a model as a folder; it is either whole or not there.
 
     Low-rank pairs are merged into the weights. Weights of more than 5 GB take several
-    files, and no more than one of them is held in memory.
+    files, and no more than one of them is held in memory. Of several processes all have
+    to call this, and the first one writes.
 
     Args:
-        model: what is written; its parameters may be on a device.
+        model: what is written; its parameters may be on devices of several hosts.
         folder: a new folder, an empty one, or an earlier export, which is replaced.
         card: Markdown for the model card, after what is generated: data, scores.
 
@@ -98,19 +99,15 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
     check(config.encoder, tokenizer, model.max_length, where=str(folder))
     params = lora.merge(model.params)
     dense = layout.DENSE if config.mlp_head == "always" else None
-    own = {"mlp_head": config.mlp_head, "task": model.prompts.task}
     contents = {
         "config.json": config_json(config.encoder, params, tokenizer.pad_id),
         **layout.contents(
             Layout(
-                config.pooling,
-                model.prompts,
-                max_length=model.max_length,
-                dense=dense,
+                config.pooling, model.prompts, max_length=model.max_length, dense=dense
             ),
             width=config.encoder.hidden,
         ),
-        OWN: own,
+        OWN: {"mlp_head": config.mlp_head, "task": model.prompts.task},
     }
     readme = render(
         config,
@@ -121,19 +118,25 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
     )
     heads = [head for head in HEADS if head in params]
     main = {name: leaf for name, leaf in params.items() if name not in HEADS}
+    names = names_of(config.encoder)
+    apart = [({head: params[head]}, _HEAD_NAMES[head]) for head in heads]
+    linear = [({"mlp_head": params["mlp_head"]}, _DENSE_NAMES)] if dense else []
+    if not distributed.first():
+        # In the order below: the parts of all hosts meet tensor by tensor.
+        weights.take_part([*apart, *linear, (main, names)])
+        return
     with files.new_folder(folder) as new:
         for name, value in contents.items():
             (new / name).parent.mkdir(exist_ok=True)
             files.write_text(new / name, json.dumps(value, indent=2) + "\n")
         tokenize.save(tokenizer, new, max_length=model.max_length)
         files.write_text(new / "README.md", readme)
-        for head in heads:
-            named = weights.tensors({head: params[head]}, _HEAD_NAMES[head])
-            torch_file.write(new / HEADS[head], dict(named))
-        if dense:
-            named = weights.tensors({"mlp_head": params["mlp_head"]}, _DENSE_NAMES)
-            tensors.write_safetensors(new / dense / tensors.SAFETENSORS, dict(named))
-        write_main(new, main, names_of(config.encoder), folder)
+        for head, part in zip(heads, apart, strict=True):
+            torch_file.write(new / HEADS[head], dict(weights.tensors(*part)))
+        for part in linear:
+            found = dict(weights.tensors(*part))
+            tensors.write_safetensors(new / layout.DENSE / tensors.SAFETENSORS, found)
+        write_main(new, main, names, folder)
 
 
 def load(

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 
 from m3jax import __version__
-from m3jax.core import files
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.data import tokenize
 from m3jax.data.pairs import PairFormat
 from m3jax.data.tokenize import Tokenizer
-from m3jax.hub import bert, families, fields, model_files, qwen, tensors
+from m3jax.hub import bert, families, fields, model_files, qwen, tensors, weights
 from m3jax.hub.card import render_reranker
 from m3jax.hub.fetch import fetch
 from m3jax.hub.layout import length, read_json
@@ -154,7 +154,8 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
 
     transformers opens it as AutoModelForSequenceClassification or
     AutoModelForCausalLM, and a classifier also opens as a CrossEncoder of
-    sentence-transformers and a FlagReranker of FlagEmbedding.
+    sentence-transformers and a FlagReranker of FlagEmbedding. Of several processes all
+    have to call this, and the first one writes.
 
     Args:
         model: what is written.
@@ -190,6 +191,9 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         text=card,
     )
     names = _names(model.config, content["model_type"])
+    if not distributed.first():
+        weights.take_part([(params, names)])
+        return
     with files.new_folder(folder) as new:
         content = {**content, "m3jax_version": __version__}
         files.write_text(new / "config.json", json.dumps(content, indent=2) + "\n")

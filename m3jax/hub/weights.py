@@ -4,7 +4,7 @@ A linear layer is `[in, out]` here and `[out, in]` there.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +132,20 @@ def tensors(params: Params, names: Names) -> Iterator[tuple[str, np.ndarray]]:
         published = _published(path, leaf.shape, names, written=True)
         for name, tensor in zip(published, host.pieces(path, leaf), strict=True):
             yield name, tensor.T if _is_transposed(path) else tensor
+
+
+def take_part(parts: Iterable[tuple[Params, Names]]) -> None:
+    """Fetch tensors that another process writes, whose devices hold some of each.
+
+    Args:
+        parts: what it writes, in its order.
+
+    Example:
+        >>> take_part([({"up": {"kernel": np.ones((3, 2))}}, Names({"up": "dense"}))])
+    """
+    for params, names in parts:
+        for _ in tensors(params, names):
+            pass
 
 
 def _plan(

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from m3jax.core import config as configs
-from m3jax.core import files
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards
 from m3jax.core.types import Params
@@ -43,7 +43,7 @@ from m3jax.training.optimizer import (
 )
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
-from m3jax.training.writer import Writer
+from m3jax.training.writer import Silent, Writer
 
 
 def pairs(stage: Train) -> LoraConfig | None:
@@ -94,6 +94,8 @@ def check_data(stage: Train, data: Data) -> None:
 def check_plan(path: Path, plan: Plan) -> None:
     """Keep what the first start planned; refuse to go on with other batches.
 
+    Several processes have to have planned the same.
+
     Args:
         path: where it is kept.
         plan: of this start.
@@ -102,6 +104,8 @@ def check_plan(path: Path, plan: Plan) -> None:
         InputError: with what differs.
     """
     now = json.loads(json.dumps(plan.facts()))
+    do = "It follows from the data: see that all processes read the same files."
+    distributed.require_same({f"batches, {k}": x for k, x in now.items()}, do=do)
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
         if rows := configs.difference(old, now):
@@ -112,7 +116,7 @@ def check_plan(path: Path, plan: Plan) -> None:
                 do="A preset and batch_tokens depend on the number of devices: use the "
                 "same, or start the run anew with --fresh.",
             )
-    else:
+    elif distributed.first():
         files.write_text(path, json.dumps(now, indent=2) + "\n")
 
 
@@ -169,7 +173,9 @@ def fit(
         state = new_state(start, objective, tx, like, stage.seed, params=params)
         del params
     first = int(state.step)
-    writer = Writer(logs, first, wandb=stage.wandb)
+    writer = Silent()
+    if distributed.first():
+        writer = Writer(logs, first, wandb=stage.wandb)
     if first == 0:
         scored = {"dev": dev, "test": data.test}
         for name, one in scored.items():

@@ -2,8 +2,10 @@
 
 import json
 import platform
+import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from hashlib import blake2b
 from importlib import metadata
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from m3jax.core import config as configs
-from m3jax.core import files
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.data.records import Retrieval, Similarity
 from m3jax.data.training_sets import Data
@@ -107,6 +109,40 @@ def open_folder(
     files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     whole = {"stages": lineage, "git": _git(), "versions": _versions()}
     files.write_text(path, json.dumps(whole, indent=2) + "\n")
+
+
+def require_shared(folder: Path, *, patience: float = 60.0) -> None:
+    """Refuse a run folder that a process does not see as the first one does.
+
+    Args:
+        folder: the run folder; the first process has made it.
+        patience: seconds that a network file system takes to show what is new.
+
+    Raises:
+        InputError: this process does not see what the first one wrote.
+    """
+    if distributed.count() == 1:
+        return
+    name = distributed.share("name", lambda: f".seen-{secrets.token_hex(8)}")
+    path = folder / name
+    try:
+        if distributed.first():
+            path.touch()
+        distributed.wait("a file in the run folder")
+        deadline = time.monotonic() + patience
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise InputError(
+                    "a folder that all processes share",
+                    "one of this process alone",
+                    where=str(folder.absolute()),
+                    do="Put --run-dir on storage that every host has mounted.",
+                )
+            time.sleep(0.2)
+        distributed.wait("all have seen it")
+    finally:
+        if distributed.first():
+            path.unlink(missing_ok=True)
 
 
 def _git() -> str | None:

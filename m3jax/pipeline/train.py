@@ -1,8 +1,10 @@
 """Stages that train: from data to an exported, evaluated model."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 
 import jax
@@ -10,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m3jax.core import config as configs
-from m3jax.core import files
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh, shardings
+from m3jax.core.types import Params
 from m3jax.data import batching, overlap, tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
@@ -22,7 +25,7 @@ from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerModule
 from m3jax.pipeline import fit, report, run
-from m3jax.pipeline.learner import baseline, make_learner, size
+from m3jax.pipeline.learner import Learner, Measured, baseline, make_learner, size
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
@@ -48,6 +51,10 @@ def run_stages(
     Each stage goes on from the model of the one before; one that is finished is not
     run again. All are checked, and their data opened, before anything is written.
 
+    Several processes (see `core.distributed`) all call this. They read the same data
+    and share the run folder, in which the first one writes; of the checkpoints, every
+    process writes its part.
+
     Args:
         stages: name -> config, in their order.
         folder: the run folder.
@@ -55,16 +62,15 @@ def run_stages(
         profile: first and last step that are traced, of every stage.
 
     Raises:
-        InputError: config, data and run folder do not fit together, or a loss is not
-            finite.
+        InputError: config, data and run folder do not fit together, in one process or
+            between them; or a loss is not finite.
         OSError: the run folder cannot be written to.
     """
-    if jax.process_count() > 1:
+    if jax.process_count() != distributed.count():
         raise InputError(
-            "one process with all devices",
-            f"{jax.process_count()} processes",
+            "processes that jax.distributed.initialize has joined",
+            f"{jax.process_count()} processes that have not met",
             where="jax.distributed",
-            do="Training on several hosts is not there yet.",
         )
     found = resolve(stages, folder)
     # Of a model to go on from, what it is and not what the config would have made.
@@ -77,7 +83,15 @@ def run_stages(
         one.name: run.describe(data[one.name], one.parent or one.stage.init)
         for one in left
     }
-    run.open_folder(folder, config, lineage, fresh=fresh)
+    facts = {f"data of stage {name}": one["data"] for name, one in lineage.items()}
+    distributed.require_same(
+        {"config": config, "stages that are not finished": list(lineage), **facts},
+        do="All processes need the same command, the same files and one run folder.",
+    )
+    if distributed.first():
+        run.open_folder(folder, config, lineage, fresh=fresh)
+    distributed.wait("the run folder")
+    run.require_shared(folder)
     for one in found:
         if one not in left:
             what = folder if len(found) == 1 else f"{folder}: stage {one.name}"
@@ -86,7 +100,8 @@ def run_stages(
         if len(found) > 1:
             print(f"stage {one.name}")
         _train(one, data[one.name], meshes[one.name], found, profile)
-    report.show(folder, {one.name: one.logs for one in found})
+    if distributed.first():
+        report.show(folder, {one.name: one.logs for one in found})
 
 
 def _check(stage: Train) -> Mesh:
@@ -119,7 +134,8 @@ def _check(stage: Train) -> Mesh:
 def _open(one: Resolved) -> Data:
     data = open_data(one.stage.data)
     fit.check_data(one.stage, data)
-    if all(each.config.path != "builtin" for each in data.sets):
+    shipped = any(each.config.path == "builtin" for each in data.sets)
+    if distributed.first() and not shipped:
         for line in overlap.told(overlap.count_overlap(data)):
             print(line, file=sys.stderr)
     own = one.stage.tokenizer.pretrained
@@ -145,7 +161,7 @@ def _train(
     tokenizer = _tokenizer(one.stage, data, one.folder / "tokenizer", origin)
     check_prompts(one.stage, tokenizer)
     stage = _with_tokenizer(one.stage, tokenizer, origin)
-    learner = make_learner(stage, tokenizer, mesh)
+    learner = _agreeing(make_learner(stage, tokenizer, mesh))
     sets = {"dev": data.dev, "test": data.test}
     measured = {name: each for name, each in sets.items() if each is not None}
     step, params = fit.fit(
@@ -159,12 +175,12 @@ def _train(
         given=None if origin is None else origin.read,
         profile=profile,
     )
-    lines = read(one.logs)
+    lines = read(one.logs) if distributed.first() else []
     results = {
         name: {
             "before training": report.scores_at(lines, name, step=0),
             f"after training (step {step})": learner.score(params, each),
-            **baseline(each),
+            **distributed.share("baseline", functools.partial(baseline, each)),
         }
         for name, each in measured.items()
     }
@@ -173,9 +189,21 @@ def _train(
     histogram = None
     if measured:
         histogram = learner.histogram(params, list(measured.values())[-1])
-    report.plot(one.logs, histogram, lines=lines, selected=step)
-    # Last of all: it says that everything else is there.
-    report.finish(one.logs, {"step": step, "results": results, "sizes": sizes})
+    if distributed.first():
+        report.plot(one.logs, histogram, lines=lines, selected=step)
+        # Last of all: it says that everything else is there.
+        report.finish(one.logs, {"step": step, "results": results, "sizes": sizes})
+    distributed.wait(f"the end of stage {one.name}")
+
+
+def _agreeing(learner: Learner) -> Learner:
+    """Its scores in all processes those of the first: they decide what is done next."""
+
+    def score(params: Params, data: Measured) -> dict[str, float]:
+        found = learner.score(params, data)
+        return distributed.share("scores", lambda: found)
+
+    return dataclasses.replace(learner, score=score)
 
 
 def _with_tokenizer(stage: Train, tokenizer: Tokenizer, origin: Origin | None) -> Train:
@@ -195,9 +223,14 @@ def _tokenizer(
     stage: Train, data: Data, folder: Path, origin: Origin | None
 ) -> Tokenizer:
     """The tokenizer of this stage; the first start makes it, later ones open it."""
-    if not folder.exists():
+    if distributed.first() and not folder.exists():
         made = choose_tokenizer(stage, data, origin)
         with files.new_folder(folder) as temporary:
             longest = max(stage.data.query_length, stage.data.passage_length)
             tokenize.save(made, temporary, max_length=longest)
-    return tokenize.load(folder)
+    distributed.wait("the tokenizer")
+    found = tokenize.load(folder)
+    content = found.backend.to_str().encode()
+    digest = blake2b(content, digest_size=8).hexdigest()
+    distributed.require_same({f"tokenizer in {folder}": digest})
+    return found

@@ -17,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from m3jax.core import distributed
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.training.checkpoint_config import CheckpointConfig, check_checkpoints
@@ -55,7 +56,9 @@ class Checkpoints:
         return self._metric
 
     def _open(self) -> ocp.CheckpointManager:
-        self._check_metrics()
+        if distributed.first():
+            self._check_metrics()
+        distributed.wait("damaged checkpoints")
         keep: list[Any] = [checkpoint_managers.LatestN(self._config.keep_last)]
         if self._config.keep_every:
             keep.append(checkpoint_managers.EveryNSteps(self._config.keep_every))
@@ -148,15 +151,21 @@ class Checkpoints:
             The state, or None when there is no checkpoint.
         """
         while (step := self._manager.latest_step()) is not None:
+            reason, state = None, None
             try:
-                return self._restore(step, like)
+                state = self._restore(step, like)
             except (MemoryError, PermissionError):
                 raise
             # Damage shows as anything from a missing file to a bad checksum.
             except Exception as error:
                 if "RESOURCE_EXHAUSTED" in str(error):
                     raise  # the device is too small, the checkpoint is whole
-                self._set_aside(step, str(error) or type(error).__name__)
+                reason = str(error) or type(error).__name__
+            # Each process reads its own parts, and only one may have met the damage.
+            reasons = distributed.gather("restored", reason)
+            if not any(reasons):
+                return state
+            self._set_aside(step, next(filter(None, reasons)))
         return None
 
     def about(self, step: int) -> dict[str, Any] | None:
@@ -194,7 +203,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str) -> None:
         self._manager.close()
-        _move_aside(self._folder / str(step), reason)
+        if distributed.first():
+            _move_aside(self._folder / str(step), reason)
+        distributed.wait("damaged checkpoint moved")
         self._manager = self._open()
 
 

@@ -5,6 +5,7 @@ import sys
 from rich import progress
 from rich.console import Console
 
+from m3jax.core import distributed
 from m3jax.training.speed import Speed
 
 
@@ -21,8 +22,9 @@ class Display:
         self._steps = steps
         self._every = max(steps // 20, 1)
         self._speed = speed
-        self._console = Console(stderr=True, soft_wrap=True)
-        self._live = self._console.is_terminal
+        self._quiet = not distributed.first()
+        self._console = Console(stderr=True, soft_wrap=True, quiet=self._quiet)
+        self._live = self._console.is_terminal and not self._quiet
         self._bar = progress.Progress(
             progress.TextColumn("train"),
             progress.BarColumn(),
@@ -43,7 +45,7 @@ class Display:
         """Leave the bar as it is, and say whether the data was fast enough."""
         self._bar.stop()
         speed = self._speed
-        if speed.steps:
+        if speed.steps and not self._quiet:
             share = speed.waited / speed.seconds
             print(
                 f"{speed.steps} updates in {speed.seconds:,.0f} s, "
@@ -70,7 +72,8 @@ class Display:
         if "mfu" in speed:
             said += f"  MFU {speed['mfu']:.1%}"
         self._bar.update(self._task, completed=step, said=said)
-        if not self._live and (step % self._every == 0 or step == 1):
+        due = step % self._every == 0 or step == 1
+        if due and not self._live and not self._quiet:
             left = self._speed.seconds / self._speed.steps * (self._steps - step)
             said += f"  {left:,.0f} s left"
             print(f"step {step}/{self._steps}  {said}", file=sys.stderr, flush=True)

@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import jax
 
+from m3jax.core import distributed
+
 Stop = Callable[[int], bool]
 
 
@@ -66,8 +68,9 @@ def leave(step: int) -> NoReturn:
         Traceback (most recent call last):
         SystemExit: 0
     """
-    print(
-        f"preempted: step {step} is saved; run the same command again to continue",
-        file=sys.stderr,
-    )
+    if distributed.first():
+        print(
+            f"preempted: step {step} is saved; run the same command again to continue",
+            file=sys.stderr,
+        )
     sys.exit(0)

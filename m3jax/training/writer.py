@@ -98,6 +98,22 @@ class Writer:
         self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
+class Silent(Writer):
+    """What a process has whose metrics another one writes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def flush(self) -> None:
+        """Nothing waits for the disk."""
+
+
 def check_wandb(project: str) -> None:
     """Refuse a wish for W&B where it is not installed.
 
