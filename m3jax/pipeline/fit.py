@@ -55,8 +55,8 @@ def trainable(stage: Train) -> str:
     """What is trained: by the config, else low-rank pairs, else what the loss sees."""
     if stage.optimizer.trainable:
         return stage.optimizer.trainable
-    if stage.lora.rank:
-        return lora.TRAINABLE
+    if stage.lora.rank:  # and what an objective trains beside the model
+        return rf"{lora.TRAINABLE}|^(mlm|decoder)\."
     if not isinstance(stage.model, EmbeddingConfig):
         return ""
     # Heads without a gradient would only decay.
