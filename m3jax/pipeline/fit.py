@@ -35,7 +35,12 @@ from m3jax.training.objectives.make import (
     masks_words,
     trained_heads,
 )
-from m3jax.training.optimizer import all_but, make_optimizer, make_schedule
+from m3jax.training.optimizer import (
+    OptimizerConfig,
+    all_but,
+    make_optimizer,
+    make_schedule,
+)
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.writer import Silent, Writer
@@ -57,6 +62,11 @@ def trainable(stage: Train) -> str:
     # Heads without a gradient would only decay.
     trained = trained_heads(stage.objective)
     return all_but([name for name in stage.model.outputs if name not in trained])
+
+
+def optimizer(stage: Train) -> OptimizerConfig:
+    """How the parameters of a stage move, with what is trained by default."""
+    return dataclasses.replace(stage.optimizer, trainable=trainable(stage))
 
 
 def check_data(stage: Train, data: Data) -> None:
@@ -139,21 +149,20 @@ def fit(
         The step that the dev set selects, and its parameters, without what was trained
         beside the model.
     """
-    module, trains = learner.module, trainable(stage)
+    module, moves = learner.module, optimizer(stage)
     words = word_starts(tokenizer) if masks_words(stage.objective) else None
     objective = make_objective(
         stage.objective, module, mesh, stage.sub_batches, words=words
     )
     start = starting(module, pairs(stage), auxiliary=objective.auxiliary)
-    optimizer = dataclasses.replace(stage.optimizer, trainable=trains)
     reads, pairing = objective.reads, learner.pairing
     sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
     multiple = batch_shards(mesh) * stage.sub_batches.count
     plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
     check_plan(folder / "plan.json", plan)
     steps = steps_of(stage, plan)
-    tx = make_optimizer(optimizer, steps)
-    schedule = make_schedule(stage.optimizer, steps)
+    tx = make_optimizer(moves, steps)
+    schedule = make_schedule(moves, steps)
     like = abstract_state(start, objective, tx, mesh, SHARDING)
     dev = data.dev
     metric = None if dev is None else f"dev/{selects(dev)}"
@@ -198,7 +207,15 @@ def fit(
     ):
         end = train(
             state,
-            make_step(objective, tx, schedule, mesh, like, trainable=trains),
+            make_step(
+                objective,
+                tx,
+                schedule,
+                mesh,
+                like,
+                trainable=moves.trainable,
+                groups=moves.groups,
+            ),
             stream,
             Loop(
                 steps=steps,

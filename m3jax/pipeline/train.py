@@ -34,9 +34,9 @@ from m3jax.training.objectives.make import (
     make_objective,
     masks_words,
 )
-from m3jax.training.optimizer import check_trainable
+from m3jax.training.optimizer import check_optimizer
 from m3jax.training.state import starting
-from m3jax.training.writer import read
+from m3jax.training.writer import check_wandb, read
 
 
 def run_stages(
@@ -126,7 +126,8 @@ def _check(stage: Train) -> Mesh:
     check_objective(objective, start, mesh, stage.sub_batches)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
-    check_trainable(shapes, fit.trainable(stage))
+    check_optimizer(shapes, fit.optimizer(stage))
+    check_wandb(stage.wandb)
     batching.check_sizes(stage.data, batch_shards(mesh) * stage.sub_batches.count)
     return mesh
 

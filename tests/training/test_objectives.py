@@ -87,7 +87,8 @@ def batch(seed: int, *, together: bool, beside: tuple[str, ...]) -> Batch:
 
 def module_of(config: Any, **fields: Any) -> EmbeddingModule | RerankerModule:
     heads = {"sparse": True, "multivec": 4} if isinstance(config, UnifiedConfig) else {}
-    made = tiny_config(**({"dropout": 0.2} | fields))
+    fields.setdefault("dropout", 0.2)
+    made = tiny_config(**fields)
     if isinstance(config, RerankingConfig):
         return RerankerModule(RerankerConfig(made.encoder))
     return EmbeddingModule(dataclasses.replace(made, **heads))
@@ -212,7 +213,7 @@ def test_a_queue_holds_the_last_real_positives() -> None:
     # An empty queue: the own group alone, less what equals the positive.
     equal = (first.passage_ids == first.passage_ids[:, :1]).all(-1)
     equal = equal.at[:, 0].set(False)
-    query = embed(*made, first.query).dense
+    query = embed(made[0], made[1], first.query).dense
     own = jnp.einsum("be,bge->bg", query, passage.dense)
     alone = losses.rerank_listwise(own, temperature=0.1, where=first.where & ~equal)
     np.testing.assert_allclose(found.loss, alone, rtol=1e-4, atol=1e-5)
