@@ -23,7 +23,7 @@ from tests.test_train import write_data
 
 # Enough to learn what the dev set asks; its scores move.
 WORDS = ("--steps", "50", "--evaluate-every", "25", "--data.query-length", "16")
-WORDS += ("--optimizer.learning-rate", "3e-3")
+WORDS += ("--optimizer.learning-rate", "3e-3", "--data.workers", "0")
 
 
 @pytest.fixture(scope="module")
@@ -291,5 +291,6 @@ def test_a_port_that_is_taken(
         address = f"127.0.0.1:{server.getsockname()[1]}"
         words = ["--coordinator", address, "--processes", "2", "--process", "0"]
         assert call(monkeypatch, *words) == 2
-    said = f"error: --coordinator {address}: expected a free port of this host, found "
-    assert capsys.readouterr().err == f"{said}address already in use\n"
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: --coordinator {address}: expected a free port of")
+    assert "address already in use" in err and err.count("\n") == 1
