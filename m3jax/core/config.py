@@ -214,6 +214,21 @@ def to_dict(config: Any) -> Any:
     return config
 
 
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Dotted name -> value of every field of a `to_dict` value.
+
+    Example:
+        >>> flatten({"data": {"train": "a.jsonl"}, "steps": 3})
+        {'data.train': 'a.jsonl', 'steps': 3}
+    """
+    if not isinstance(value, dict):
+        return {name: value}
+    found = {}
+    for key, inner in value.items():
+        found |= flatten(inner, f"{name}.{key}" if name else key)
+    return found
+
+
 def difference(old: Any, new: Any, name: str = "") -> list[str]:
     """List the fields in which two `to_dict` values differ.
 

@@ -46,7 +46,8 @@ def start(
 
     Raises:
         InputError: a flag is missing or wrong, or the port is taken.
-        SystemExit: not all processes came; the reason is printed.
+
+    Where not all processes come, this one says so and ends with 2.
 
     Example:
         >>> start()  # nothing says that there are several
@@ -266,6 +267,13 @@ def _check(coordinator: str, processes: int, process: int) -> None:
     if not 0 <= process < processes:
         expected = f"a number from 0 to {processes - 1}, below --processes"
         raise InputError(expected, f"{process}", where="--process")
+    if process == 0 and processes > 1:
+        try:  # where it is taken, jax may crash
+            watch.listen(int(port)).close()
+        except OSError as error:
+            found = (error.strerror or str(error)).lower()
+            expected, where = "a free port of this host", f"--coordinator {coordinator}"
+            raise InputError(expected, found, where=where) from None
 
 
 def _initialize(named: dict[str, Any], timeout: float) -> None:
@@ -282,13 +290,13 @@ def _initialize(named: dict[str, Any], timeout: float) -> None:
     try:
         jax.distributed.initialize(**{k: v for k, v in named.items() if k in known})
     except (ValueError, RuntimeError) as error:
-        where = "jax.distributed"
         text = " ".join(str(error).split())
-        if "RPC server" in text:
-            where, text = "--coordinator", f"{text}: {named['coordinator_address']}"
-            raise InputError("a free port of this host", text, where=where) from None
         do = f"{', '.join(_FLAGS)} say it in place of the environment."
-        raise InputError("processes that meet", text, where=where, do=do) from None
+        told = InputError("processes that meet", text, where="jax.distributed", do=do)
+        if isinstance(error, ValueError):
+            raise told from None
+        here.set()
+        watch.leave([f"error: {told}"], 2)  # what jax has begun would crash at the exit
     finally:
         here.set()
 

@@ -123,12 +123,7 @@ class First:
         self._connected: dict[int, socket.socket] = {}
         self._parted: set[int] = set()
         self._change = threading.Condition()
-        dual = socket.has_dualstack_ipv6()
-        self._server = socket.create_server(
-            ("", 0),
-            family=socket.AF_INET6 if dual else socket.AF_INET,
-            dualstack_ipv6=dual,
-        )
+        self._server = listen(0)
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -266,6 +261,20 @@ class Other:
         # Each host has a console, or a log, of its own.
         errors = [line for line in found.lines if line.startswith("error: ")]
         leave([line.replace("error", "stopped", 1) for line in errors], found.code)
+
+
+def listen(port: int) -> socket.socket:
+    """A server at a port of this host, on all of its addresses; 0 = any free port.
+
+    Raises:
+        OSError: the port is taken.
+
+    Example:
+        >>> listen(0).close()
+    """
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
 
 
 def leave(lines: Sequence[str], code: int) -> NoReturn:

@@ -83,9 +83,10 @@ def run_stages(
         one.name: run.describe(data[one.name], one.parent or one.stage.init)
         for one in left
     }
-    facts = {f"data of stage {name}": one["data"] for name, one in lineage.items()}
+    facts = {"data": {name: each["data"] for name, each in lineage.items()}}
+    facts = {"stages that are not finished": list(lineage), **configs.flatten(facts)}
     distributed.require_same(
-        {"config": config, "stages that are not finished": list(lineage), **facts},
+        configs.flatten(config) | facts,
         do="All processes need the same command, the same files and one run folder.",
     )
     if distributed.first():
