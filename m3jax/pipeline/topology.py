@@ -146,6 +146,7 @@ def buckets(stage: Train, mesh: Mesh) -> list[tuple[Shape, int]]:
 
     Example:
         >>> from m3jax.core.mesh_config import MeshConfig
+        >>> from m3jax.data.config import DataConfig
         >>> mesh, data = make_mesh(MeshConfig()), DataConfig(batch_size=64)
         >>> buckets(Train(data=data), mesh)
         [(Shape(query_length=64, passage_length=256), 64)]
@@ -320,7 +321,7 @@ def speed_row(one: BucketReport) -> tuple[str, ...]:
     """Cells under `SPEED`; bytes by kind of collective."""
     computed = one.flops.hardware + one.flops.loss
     cells = f"{one.flops.model / 1e12:.1f} / {computed / 1e12:.1f}"
-    if not one.collectives:  # it was not compiled, or has a single chip
+    if not one.compiled:
         return (*_about(one), cells, *["-"] * (len(SPEED) - 3))
     sent = ", ".join(f"{x} {n / 1e9:.2f}" for x, n in one.sent.items() if n > 5e6)
     return (
@@ -351,6 +352,7 @@ def to_json(reports: Iterable[BucketReport], stage: Train) -> list[dict[str, Any
         What `json.dumps` takes.
     """
     derived = (
+        "fits",
         "memory",
         "sent",
         "compute_seconds",

@@ -53,13 +53,12 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Read what `compiled.as_text()` gives.
+    r"""Read what `compiled.as_text()` gives.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> text = jax.jit(lambda x: x + 1).lower(jnp.ones(2)).compile().as_text()
-        >>> sorted(x.op for x in parse(text).computations[parse(text).entry])[0]
-        'add'
+        >>> text = "ENTRY main {\n  ROOT %x = f32[2]{0} add(%y, %y)\n}"
+        >>> [line.op for line in parse(text).computations["main"]]
+        ['add']
     """
     found: dict[str, tuple[Instruction, ...]] = {}
     lines: list[Instruction] = []
@@ -177,16 +176,16 @@ class Run:
 
 
 def runs(program: Program) -> list[Run]:
-    """Entry, loop bodies and branches, with how often they run; fusions are no runs.
+    r"""Entry, loop bodies and branches, with how often they run; fusions are no runs.
 
     Of branches each counts as taken.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> step = lambda x: jax.lax.fori_loop(0, 7, lambda i, x: jnp.sin(x @ x), x)
-        >>> compiled = jax.jit(step).lower(jnp.ones((2, 2))).compile()
-        >>> [run.times for run in runs(parse(compiled.as_text()))]
-        [1, 7]
+        >>> told = '{"known_trip_count":{"n":"7"}}'
+        >>> loop = f"ROOT %x = s32[] while(%y), body=%add, backend_config={told}"
+        >>> text = "ENTRY main {\n  " + loop + "\n}"
+        >>> runs(parse(text))[-1]
+        Run(name='add', times=7, known=True)
     """
     found: list[Run] = []
 

@@ -41,7 +41,7 @@ class BucketReport:
         temporary: bytes that the step needs beside its arguments; where it does not
             fit, what the compiler said it would need in all, less the arguments.
         output: bytes of results that take no argument's place.
-        fits: whether it was compiled within the memory of the chip.
+        compiled: whether the compiler found memory for it.
         flops: counted from shapes.
         collectives: what is sent; none where it does not fit.
         traffic: bytes read from HBM and written to it, a rough upper figure.
@@ -59,7 +59,7 @@ class BucketReport:
     extra: int
     temporary: int
     output: int
-    fits: bool
+    compiled: bool
     flops: Flops
     collectives: tuple[Collective, ...]
     traffic: int
@@ -70,6 +70,11 @@ class BucketReport:
         """Bytes in all."""
         parts = self.params, self.optimizer, self.extra, self.temporary, self.output
         return sum(parts)
+
+    @property
+    def fits(self) -> bool:
+        """Whether it was compiled, and is within the memory of the chip."""
+        return self.compiled and self.memory <= self.chip.memory
 
     @property
     def sent(self) -> dict[str, int]:
@@ -143,7 +148,8 @@ def devices(topology: str) -> Sequence[Any]:
         The devices.
 
     Raises:
-        InputError: libtpu is not installed, or knows no such slice.
+        InputError: libtpu is not installed, is held by another process, or knows no
+            such slice.
 
     Example:
         >>> devices("v5e")
@@ -170,6 +176,14 @@ v4:2x2x4, v5e:4x4, v5p:4x4x4 and v6e:8x8, found v5e
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except jax.errors.JaxRuntimeError as error:
+        if "lockfile" in str(error):
+            raise InputError(
+                "libtpu to be free: one process at a time may load it",
+                "another process that holds it",
+                where="topology",
+                do="Wait for it, or where no TPU is attached set "
+                "ALLOW_MULTIPLE_LIBTPU_LOAD=1.",
+            ) from None
         raise InputError(
             f"a slice that libtpu knows, such as {_KNOWN}",
             f"{topology}: {str(error).splitlines()[0]}",
@@ -232,7 +246,7 @@ def compile_report(
             **about,
             temporary=max(0, needed - params - optimizer - extra),
             output=0,
-            fits=False,
+            compiled=False,
             collectives=(),
             traffic=0,
             compile_seconds=time.perf_counter() - start,
@@ -240,16 +254,15 @@ def compile_report(
     seconds = time.perf_counter() - start
     found, program = compiled.memory_analysis(), parse(compiled.as_text())
     output = found.output_size_in_bytes - found.alias_size_in_bytes
-    report = BucketReport(
+    return BucketReport(
         **about,
         temporary=found.temp_size_in_bytes,
         output=max(0, output),
-        fits=True,
+        compiled=True,
         collectives=of_program(program),
         traffic=memory_traffic(program),
         compile_seconds=seconds,
     )
-    return dataclasses.replace(report, fits=report.memory <= chip.memory)
 
 
 def held(tree: Any) -> int:

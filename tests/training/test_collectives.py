@@ -1,6 +1,7 @@
 """Collectives of compiled programs whose counts are known."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,12 @@ from m3jax.training.hlo import parse
 from m3jax.training.topology import devices
 
 OUTER, INNER = 3, 5
+
+
+def compiled(function: Any, *given: Any) -> str:
+    text = jax.jit(function).lower(*given).compile().as_text()
+    assert text is not None
+    return text
 
 
 def nested(found: list) -> str:
@@ -42,7 +49,7 @@ def nested(found: list) -> str:
     given = jax.ShapeDtypeStruct(
         (512, 256), jnp.float32, sharding=NamedSharding(mesh, P("fsdp"))
     )
-    return jax.jit(step).lower(given).compile().as_text()
+    return compiled(step, given)
 
 
 def check(text: str) -> None:
@@ -119,7 +126,7 @@ def test_a_loop_of_unknown_length_is_told() -> None:
             lambda x: jax.lax.psum(x, "data").sum() < 9.0, jnp.exp, x
         )
 
-    text = jax.jit(step).lower(jnp.ones(4)).compile().as_text()
+    text = compiled(step, jnp.ones(4))
     # In the condition: it runs once more than the body, which is no body's count.
     assert collectives(text) == ()
 
@@ -134,6 +141,6 @@ def test_traffic_of_a_loop_counts_slices() -> None:
         jax.ShapeDtypeStruct((8, 256), "f4"),
         jax.ShapeDtypeStruct((20, 256, 256), "f4"),
     )
-    text = jax.jit(step).lower(*given).compile().as_text()
+    text = compiled(step, *given)
     stack = 20 * 256 * 256 * 4
     assert stack < memory_traffic(parse(text)) < 6 * stack

@@ -15,9 +15,9 @@ from m3jax.training import flops
 from m3jax.training.flops import Texts
 from m3jax.training.objectives import ContrastiveConfig, UnifiedConfig
 
-BERT = BertConfig(99, 256, 1, 4, 1_024, 256, dropout=0.0, remat="none")
+BERT = BertConfig(99, 512, 1, 4, 2_048, 256, dropout=0.0, remat="none")
 QWEN = QwenConfig(
-    99, 256, 1, heads=4, kv_heads=2, head_dim=128, mlp=768, remat="none",
+    99, 512, 1, heads=4, kv_heads=2, head_dim=128, mlp=1_536, remat="none",
     attention="bidirectional",
 )  # fmt: skip
 TEXTS = Texts(4, 192)
@@ -36,7 +36,9 @@ def xla(config: EncoderConfig, *, backward: bool) -> float:
         return embed(module, params, tokens).dense.sum()
 
     function = jax.value_and_grad(run) if backward else run
-    return jax.jit(function).lower(params, tokens).cost_analysis()["flops"]
+    found = jax.jit(function).lower(params, tokens).cost_analysis()
+    assert found is not None
+    return found["flops"]
 
 
 @pytest.mark.parametrize("config", [BERT, QWEN], ids=["bert", "qwen"])
@@ -74,7 +76,7 @@ def test_causal_attention_is_half() -> None:
 def test_blocks_of_the_loss() -> None:
     config, sizes = EmbeddingConfig(BERT), (64, 2, 8, 16)
     plain = flops.loss(ContrastiveConfig(), config, *sizes)
-    assert plain == (3 * 2 * 64 * 128 * 256,) * 2
+    assert plain == (3 * 2 * 64 * 128 * 512,) * 2
     more = ContrastiveConfig(negatives=("own", "passages", "queries"))
     assert flops.loss(more, config, *sizes)[0] == plain[0] * 1.5
     tiled = flops.loss(ContrastiveConfig(tile=8), config, *sizes)
