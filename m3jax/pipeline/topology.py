@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
+from m3jax.core import tree
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh
 from m3jax.data import presets
@@ -20,7 +22,7 @@ from m3jax.training.abstract import abstract_batch, lengths_read
 from m3jax.training.objectives.make import make_objective, trained_heads
 from m3jax.training.objectives.momentum import MomentumConfig
 from m3jax.training.objectives.texts import parts
-from m3jax.training.optimizer import all_but, make_optimizer, make_schedule
+from m3jax.training.optimizer import all_but, make_optimizer, make_schedule, moving
 from m3jax.training.state import abstract_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.topology import BucketReport, compile_report, devices
@@ -199,11 +201,6 @@ def count(stage: Train, shape: Shape, rows: int, mesh: Mesh) -> flops.Flops:
         n = parts(stage.sub_batches, number, length, shards)
         return flops.Texts(number, length, n, learns)
 
-    backward = 2.0
-    if stage.lora.rank:
-        backward = 1.0
-    if stage.optimizer.trainable.startswith(("^sparse", "^multivec", "^(")):
-        backward = 0.0  # heads alone: nothing goes through the encoder
     learns = not isinstance(stage.objective, MomentumConfig)
     return flops.step(
         stage.objective,
@@ -216,8 +213,19 @@ def count(stage: Train, shape: Shape, rows: int, mesh: Mesh) -> flops.Flops:
         group=group,
         query_length=shape.query_length,
         passage_length=shape.passage_length,
-        backward=backward,
+        backward=_backward(stage),
     )
+
+
+def _backward(stage: Train) -> float:
+    """FLOPs of the encoder's backward pass by those of its forward pass."""
+    if stage.lora.rank and not stage.optimizer.trainable:
+        return 1.0  # the gradient goes through, and to the small pairs alone
+    module = EmbeddingModule(stage.model)
+    shapes = jax.eval_shape(lambda: starting(module)(jax.random.key(0), None))
+    moves = tree.paths(moving(shapes, trained(stage)))
+    encoder = any(found for name, found in moves.items() if name.startswith("encoder."))
+    return 2.0 if encoder else 0.0
 
 
 def advice(stage: Train, report: BucketReport) -> str:

@@ -69,7 +69,7 @@ def parse(text: str) -> Program:
             if head and not line.startswith("HloModule"):
                 name, lines = head[2], []
                 entry = name if head[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":  # "}}, ..." ends what a kernel tells of itself
             found[name], name = tuple(lines), ""
         elif match := _LINE.match(line):
             rest = match[5]

@@ -17,6 +17,7 @@ from m3jax.pipeline.stage import Train
 from m3jax.testing import tiny_config
 from m3jax.training.chips import CHIPS
 from m3jax.training.objectives import SubBatches
+from m3jax.training.optimizer import OptimizerConfig
 
 # As little as there is to compile.
 MODEL = tiny_config(layers=1, dropout=0.0, remat="none")
@@ -70,6 +71,23 @@ def test_a_token_budget_and_sub_batches() -> None:
     config = dataclasses.replace(stage(), sub_batches=SubBatches(count=3))
     with pytest.raises(InputError, match="A multiple of 24"):
         topology.buckets(config, make_mesh(MeshConfig()))
+
+
+def test_heads_alone_need_no_backward_pass_of_the_encoder() -> None:
+    mesh, shape = make_mesh(MeshConfig()), Shape(8, 32)
+    model = dataclasses.replace(MODEL, sparse=True)
+    full = dataclasses.replace(stage(), model=model)
+    heads = OptimizerConfig(trainable="^sparse")
+    others = OptimizerConfig(trainable=r"^(?!(sparse)\.)")
+    found = {
+        name: topology.count(one, shape, 16, mesh).model
+        for name, one in {
+            "all": full,
+            "heads": dataclasses.replace(full, optimizer=heads),
+            "others": dataclasses.replace(full, optimizer=others),
+        }.items()
+    }
+    assert found["all"] == found["others"] == 3 * found["heads"]
 
 
 def test_only_published_models_have_sizes() -> None:

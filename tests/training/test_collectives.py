@@ -100,6 +100,22 @@ calls=%part
     assert (found.chips, found.times, found.bytes) == (4, 1, 16 * 8 * 2 * 3 // 4)
 
 
+def test_what_stands_behind_a_kernel_counts() -> None:
+    """What a Mosaic kernel tells of itself goes over several lines."""
+    text = """HloModule x, num_partitions=4
+
+ENTRY %main (p: f32[16]) -> f32[64] {
+  %p = f32[16]{0} parameter(0)
+  %kernel = f32[16]{0} custom-call(%p), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="splash"}
+  ROOT %two = f32[64]{0} all-gather(%kernel), replica_groups=[1,4]<=[4]
+}
+"""
+    (found,) = collectives(text)
+    assert found.bytes == 64 * 4 * 3 // 4
+
+
 def test_an_all_reduce_of_which_parts_are_kept_is_a_reduce_scatter() -> None:
     text = """HloModule x, num_partitions=4
 
