@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](?:\{([^{}]*)\})?")
@@ -140,17 +141,69 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
     """
     if told := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(told[1])
-    names = [name for name, kind in called(loop).items() if kind == "condition"]
-    lines = list(_inside(program, names[0])) if names else []
+    parts = {kind: name for name, kind in called(loop).items()}
+    lines = list(_inside(program, parts.get("condition", "")))
     compares = [x for x in lines if x.op == "compare"]
-    if len(compares) != 1 or "direction=LT" not in compares[0].rest:
+    ends = [_integer(x) for x in lines if _integer(x) is not None]
+    places = [x for x in lines if x.op == "get-tuple-element"]
+    if len(compares) != 1 or len(ends) != 1 or len(places) != 1:
         return None
-    constants = [
-        int(x.rest.split(")")[0])
-        for x in lines
-        if x.op == "constant" and re.match(r"[su]\d+\[\]", x.shape)
-    ]
-    return constants[0] if len(constants) == 1 else None
+    place = re.search(r"index=(\d+)", places[0].rest)
+    if "direction=LT" not in compares[0].rest or place is None:
+        return None
+    step = _step(program, parts.get("body", ""), int(place[1]))
+    return math.ceil(ends[0] / step) if step and ends[0] is not None else None
+
+
+def _integer(line: Instruction) -> int | None:
+    """The value of a whole number that is no array."""
+    if line.op != "constant" or not re.match(r"[su]\d+\[\]", line.shape):
+        return None
+    return int(line.rest.split(")")[0])
+
+
+def _step(program: Program, body: str, place: int) -> int | None:
+    """By how much a turn moves the counter; a compiler may make one turn of two."""
+
+    def moved(lines: dict[str, Instruction], name: str, given: list[Any]) -> Any:
+        """("by", n) for the counter plus n, a number, or None for anything else."""
+        line = lines.get(name)
+        if line is None:
+            return None
+        if (value := _integer(line)) is not None:
+            return value
+        if line.op == "parameter" and given:
+            return given[int(line.rest.split(")")[0])]
+        if line.op == "get-tuple-element":
+            at = re.search(r"index=(\d+)", line.rest)
+            whole = lines.get(line.operands[0])
+            if whole is not None and whole.op == "parameter":
+                return ("by", 0) if at and int(at[1]) == place else None
+            return None
+        inner = [moved(lines, x, given) for x in line.operands]
+        if line.op in ("copy", "bitcast"):
+            return inner[0]
+        if line.op == "add" and None not in inner:
+            base, more = sorted(inner, key=lambda x: isinstance(x, int))
+            if isinstance(base, int):
+                return base + more
+            return ("by", base[1] + more) if isinstance(more, int) else None
+        if line.op == "fusion":
+            names = [x for x, kind in called(line).items() if kind == "calls"]
+            return of_root(names[0], inner)
+        return None
+
+    def of_root(name: str, given: list[Any]) -> Any:
+        lines = {x.name: x for x in program.computations.get(name, ())}
+        roots = [x.name for x in lines.values() if x.root]
+        return moved(lines, roots[0], given) if roots else None
+
+    lines = {x.name: x for x in program.computations.get(body, ())}
+    roots = [x for x in lines.values() if x.root and x.op == "tuple"]
+    if not roots or place >= len(roots[0].operands):
+        return None
+    found = moved(lines, roots[0].operands[place], [])
+    return found[1] if isinstance(found, tuple) else None
 
 
 def _inside(program: Program, name: str) -> Iterator[Instruction]:

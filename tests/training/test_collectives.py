@@ -100,6 +100,42 @@ calls=%part
     assert (found.chips, found.times, found.bytes) == (4, 1, 16 * 8 * 2 * 3 // 4)
 
 
+@pytest.mark.parametrize(("step", "times"), [(1, 8), (2, 4), (3, 3)])
+def test_unrolled_turns_are_fewer(step: int, times: int) -> None:
+    text = f"""HloModule x, num_partitions=4
+
+%next (n: s32[], by: s32[]) -> s32[] {{
+  %n = s32[] parameter(0)
+  %by = s32[] parameter(1)
+  ROOT %sum = s32[] add(%n, %by)
+}}
+
+%body (all: (s32[], f32[16])) -> (s32[], f32[16]) {{
+  %all = (s32[], f32[16]{{0}}) parameter(0)
+  %at = s32[] get-tuple-element(%all), index=0
+  %x = f32[16]{{0}} get-tuple-element(%all), index=1
+  %by = s32[] constant({step})
+  %after = s32[] fusion(%at, %by), kind=kLoop, calls=%next
+  %y = f32[16]{{0}} collective-permute(%x), source_target_pairs={{{{0,1}}}}
+  ROOT %both = (s32[], f32[16]{{0}}) tuple(%after, %y)
+}}
+
+%cond (all: (s32[], f32[16])) -> pred[] {{
+  %all = (s32[], f32[16]{{0}}) parameter(0)
+  %at = s32[] get-tuple-element(%all), index=0
+  %end = s32[] constant(8)
+  ROOT %less = pred[] compare(%at, %end), direction=LT
+}}
+
+ENTRY %main (p: (s32[], f32[16])) -> (s32[], f32[16]) {{
+  %p = (s32[], f32[16]{{0}}) parameter(0)
+  ROOT %loop = (s32[], f32[16]{{0}}) while(%p), condition=%cond, body=%body
+}}
+"""
+    (found,) = collectives(text)
+    assert (found.times, found.known, found.bytes) == (times, True, 64)
+
+
 def test_what_stands_behind_a_kernel_counts() -> None:
     """What a Mosaic kernel tells of itself goes over several lines."""
     text = """HloModule x, num_partitions=4
