@@ -1,0 +1,254 @@
+"""Arithmetic of a training step, counted from shapes: XLA counts a loop's body once."""
+
+from dataclasses import dataclass
+
+from m3jax.nn.bert import BertConfig
+from m3jax.nn.embedding import EmbeddingConfig
+from m3jax.nn.encoder import EncoderConfig
+from m3jax.ops.attention import SPLASH_LENGTH
+from m3jax.training.objectives.contrastive import ContrastiveConfig
+from m3jax.training.objectives.make import ObjectiveConfig, trained_heads
+from m3jax.training.objectives.momentum import MomentumConfig
+from m3jax.training.objectives.reranking import RerankingConfig
+from m3jax.training.objectives.unified import UnifiedConfig
+
+# Columns of the tables by which `ops.scores.sparse` compares tokens.
+_COLUMNS = 4_096
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that are encoded in a step, over all chips.
+
+    Attributes:
+        count: of them.
+        length: tokens of each, padding included.
+        parts: in which a chip encodes them.
+        learns: False where no gradient goes through (MoCo's passages).
+    """
+
+    count: int
+    length: int
+    parts: int = 1
+    learns: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Of all of them."""
+        return self.count * self.length
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of one step over all chips; a multiply-add is two.
+
+    Attributes:
+        model: forward and backward of the encoder, once, as MFU counts.
+        hardware: what is computed: recomputation and the whole of masked blocks too.
+        loss_model: value and gradient of the loss.
+        loss: what is computed for it, float32 in full precision.
+    """
+
+    model: float
+    hardware: float
+    loss_model: float
+    loss: float
+
+
+def forward(config: EncoderConfig, texts: Texts) -> tuple[float, float]:
+    """FLOPs of an encoder's forward pass: its matrices, and its attention.
+
+    Matrices: 2 a weight and token. Attention: 4 l w a token and layer, w the width of
+    all heads; half of it under a causal mask.
+
+    Args:
+        config: of the encoder.
+        texts: how many, how long.
+
+    Returns:
+        Both.
+
+    Example:
+        >>> config = BertConfig(hidden=4, layers=1, heads=1, mlp=8)
+        >>> forward(config, Texts(1, 2))
+        (512.0, 64.0)
+    """
+    d = config.hidden
+    if isinstance(config, BertConfig):
+        weights, width = 4 * d * d + 2 * d * config.mlp, d
+    else:
+        width = config.heads * config.head_dim
+        keys = config.kv_heads * config.head_dim
+        weights = 2 * d * width + 2 * d * keys + 3 * d * config.mlp
+    matrices = 2.0 * weights * texts.tokens * config.layers
+    attention = 4.0 * texts.length * width * texts.tokens * config.layers
+    return matrices, attention * (0.5 if is_causal(config) else 1)
+
+
+def is_causal(config: EncoderConfig) -> bool:
+    """Whether a token sees only what stands before it.
+
+    Example:
+        >>> is_causal(BertConfig())
+        False
+    """
+    return not isinstance(config, BertConfig) and config.attention == "causal"
+
+
+def encoding(
+    config: EncoderConfig, texts: Texts, *, backward: float = 2.0
+) -> tuple[float, float]:
+    """FLOPs of an encoder in a training step: model's and hardware's.
+
+    Hardware: remat="full" computes the forward pass once more, and so do parts; XLA
+    computes all scores under a causal mask, where splash leaves half of them out but
+    makes them again in its backward pass (5 products for 4).
+
+    Args:
+        config: of the encoder.
+        texts: what is encoded.
+        backward: FLOPs of the backward pass by those of the forward pass: 2, or 1 where
+            the weights have no gradient (LoRA), or 0 where nothing has.
+
+    Returns:
+        Both.
+    """
+    matrices, attention = forward(config, texts)
+    if not texts.learns:
+        backward = 0.0
+    again = 0
+    if backward:
+        again = (config.remat == "full") + (texts.parts > 1)
+    # Attention has no weights: its gradient costs the same for LoRA.
+    back = 2.0 if backward else 0.0
+    model = matrices * (1 + backward) + attention * (1 + back)
+    splash = texts.length >= SPLASH_LENGTH
+    every = 2 if is_causal(config) and not splash else 1
+    back = 2.5 if splash and backward else back
+    kept = again + (config.remat == "dots" and splash and bool(backward))
+    hardware = matrices * (1 + again + backward)
+    return model, hardware + every * attention * (1 + kept + back)
+
+
+def heads(config: EmbeddingConfig, names: tuple[str, ...], texts: Texts) -> float:
+    """FLOPs of the forward pass of heads.
+
+    Example:
+        >>> config = EmbeddingConfig(BertConfig(hidden=4), multivec=8)
+        >>> heads(config, ("dense", "multivec"), Texts(1, 2))
+        128.0
+    """
+    d = config.encoder.hidden
+    total = 0.0
+    if "sparse" in names:
+        total += 2.0 * d * texts.tokens
+    if "multivec" in names and config.multivec:
+        total += 2.0 * d * config.multivec * texts.tokens
+    if "dense" in names and config.mlp_head != "none":
+        total += 2.0 * d * d * texts.count
+    return total
+
+
+def loss(
+    objective: ObjectiveConfig,
+    config: EmbeddingConfig,
+    rows: int,
+    group: int,
+    query_length: int,
+    passage_length: int,
+) -> tuple[float, float]:
+    """FLOPs of value and gradient of a loss over the whole batch: model's, hardware's.
+
+    Dense: 3 x 2 e for each pair of a block. Sparse: tables of up to 4,096 columns,
+    which are multiplied twice forward. MaxSim makes its products once; its gradient
+    goes through the nearest token alone.
+
+    Args:
+        objective: which loss.
+        config: the model.
+        rows: queries B.
+        group: passages of each.
+        query_length: tokens of a query.
+        passage_length: tokens of a passage.
+
+    Returns:
+        Both.
+    """
+    e, passages = config.encoder.hidden, rows * group
+    if isinstance(objective, RerankingConfig):
+        return 0.0, 0.0
+    if isinstance(objective, MomentumConfig):
+        found = 2 * 2.0 * rows * (objective.queue + group) * e  # the queue is fixed
+        return found, found
+    if isinstance(objective, ContrastiveConfig):
+        other = {"passages": passages, "positive_passage": passages, "own": 0}
+        columns = sum(other.get(name, rows) for name in objective.negatives)
+        if "passages" not in objective.negatives:
+            columns += group
+        columns += rows * objective.bidirectional
+        pairs = 2.0 * rows * columns
+        widths = sum(objective.dims) or e
+        model = 3 * pairs * widths
+        again = 1 if objective.tile or objective.transport == "ring" else 0
+        # With prefixes, the whole width is also scored for what is watched.
+        return model, (3 + again) * pairs * widths + bool(objective.dims) * pairs * e
+    assert isinstance(objective, UnifiedConfig)
+    model = hardware = 0.0
+    names = trained_heads(objective)
+    if "dense" in names:
+        one = 2.0 * rows * passages * (sum(objective.dims) or e)
+        model += 3 * one
+        hardware += 3 * one + 2.0 * rows * passages * e  # what is watched
+    if "sparse" in names:
+        shared = min(rows, max(1, _COLUMNS // query_length)) * query_length
+        one = 2.0 * rows * passages * shared
+        model, hardware = model + 3 * one, hardware + 4 * one
+    if "multivec" in names and config.multivec:
+        one = 2.0 * config.multivec * rows * query_length * passages
+        model += one * passage_length + 2 * one
+        hardware += one * passage_length + 2 * one
+    return model, hardware
+
+
+def step(
+    objective: ObjectiveConfig,
+    config: EmbeddingConfig,
+    texts: tuple[Texts, ...],
+    *,
+    rows: int,
+    group: int,
+    query_length: int,
+    passage_length: int,
+    backward: float = 2.0,
+) -> Flops:
+    """FLOPs of one training step over all chips.
+
+    Args:
+        objective: which loss.
+        config: the model.
+        texts: what it encodes.
+        rows: queries.
+        group: passages of each.
+        query_length: tokens of a query.
+        passage_length: tokens of a passage.
+        backward: as of `encoding`.
+
+    Returns:
+        Model's and hardware's.
+
+    Example:
+        >>> config = EmbeddingConfig(BertConfig(remat="none"))
+        >>> sizes = {"rows": 8, "group": 1, "query_length": 4, "passage_length": 4}
+        >>> found = step(ContrastiveConfig(), config, (Texts(8, 4),), **sizes)
+        >>> found.model == found.hardware
+        True
+    """
+    model = hardware = 0.0
+    for one in texts:
+        first, second = encoding(config.encoder, one, backward=backward)
+        extra = heads(config, trained_heads(objective), one)
+        learns = 3 if one.learns else 1
+        model += first + learns * extra
+        hardware += second + (learns + (one.parts > 1 and one.learns)) * extra
+    of_loss = loss(objective, config, rows, group, query_length, passage_length)
+    return Flops(model, hardware, *of_loss)

@@ -1,0 +1,116 @@
+"""A stage checked on a slice that is not here."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import pytest
+
+from m3jax.core.errors import InputError
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
+from m3jax.data.config import DataConfig
+from m3jax.data.shapes import Shape
+from m3jax.pipeline import topology
+from m3jax.pipeline.stage import Train
+from m3jax.testing import tiny_config
+from m3jax.training.chips import CHIPS
+from m3jax.training.objectives import SubBatches
+from m3jax.training.optimizer import OptimizerConfig
+
+# As little as there is to compile.
+MODEL = tiny_config(layers=1, dropout=0.0, remat="none")
+DATA: dict[str, Any] = {"batch_size": 16, "query_length": 8, "passage_length": 32}
+
+
+def stage(**data: Any) -> Train:
+    return Train(data=DataConfig(**(DATA | data)), model=MODEL)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's devices in place of a TPU's: seconds, not minutes, to compile."""
+    monkeypatch.setattr(topology, "devices", lambda _: jax.devices())
+
+
+@pytest.mark.usefixtures("here")
+def test_every_bucket_has_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    config = stage(buckets=(16, 32), bucket_sizes=(32, 16), negatives=1)
+    found = topology.check_topology(config, "v5e:4x2")
+    assert [(x.query_length, x.passage_length, x.rows) for x in found] == [
+        (8, 16, 32),
+        (8, 32, 16),
+    ]
+    assert all(x.fits and x.group == 2 and x.chip.name == "v5e" for x in found)
+    topology.show(found, config, "v5e:4x2")
+    assert "8 chips" in capsys.readouterr().out
+    one = json.loads(json.dumps(topology.to_json(found, config)))[0]
+    assert one["fits"] and one["advice"] == "" and one["sent"]["all-reduce"] > 0
+    small = dataclasses.replace(found[0].chip, memory=1.0)
+    worse = dataclasses.replace(found[0], chip=small)
+    told = topology.advice(config, worse)
+    assert "16 tokens" in told and "--mesh.fsdp 2" in told
+    assert "--model.encoder.remat full" in told and "--sub-batches.count 2" in told
+
+
+def test_buckets_of_a_preset() -> None:
+    """Of the nine those that texts of the stage can be in, rounded up to 8 devices."""
+    config = stage(preset="bge_m3_finetune", query_length=256, passage_length=1_500)
+    assert topology.buckets(config, make_mesh(MeshConfig())) == [
+        (Shape(256, 500), 1_152),
+        (Shape(256, 1_000), 768),
+        (Shape(256, 2_000), 480),
+    ]
+
+
+def test_a_token_budget_and_sub_batches() -> None:
+    config = stage(batch_tokens=1_000, negatives=1)
+    config = dataclasses.replace(config, sub_batches=SubBatches(count=1))
+    assert topology.buckets(config, make_mesh(MeshConfig())) == [(Shape(8, 32), 8)]
+    config = dataclasses.replace(stage(), sub_batches=SubBatches(count=3))
+    with pytest.raises(InputError, match="A multiple of 24"):
+        topology.buckets(config, make_mesh(MeshConfig()))
+
+
+def test_heads_alone_need_no_backward_pass_of_the_encoder() -> None:
+    mesh, shape = make_mesh(MeshConfig()), Shape(8, 32)
+    model = dataclasses.replace(MODEL, sparse=True)
+    full = dataclasses.replace(stage(), model=model)
+    heads = OptimizerConfig(trainable="^sparse")
+    others = OptimizerConfig(trainable=r"^(?!(sparse)\.)")
+    found = {
+        name: topology.count(one, shape, 16, mesh).model
+        for name, one in {
+            "all": full,
+            "heads": dataclasses.replace(full, optimizer=heads),
+            "others": dataclasses.replace(full, optimizer=others),
+        }.items()
+    }
+    assert found["all"] == found["others"] == 3 * found["heads"]
+
+
+def test_only_published_models_have_sizes() -> None:
+    config = dataclasses.replace(stage(), init="some/folder")
+    with pytest.raises(InputError, match="init: expected a published model"):
+        topology.in_shape(config)
+    config = dataclasses.replace(config, init="Qwen/Qwen3-Reranker-8B")
+    with pytest.raises(InputError, match="an embedding model"):
+        topology.in_shape(config)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_mesh_that_does_not_multiply() -> None:
+    config = dataclasses.replace(stage(), mesh=MeshConfig(data=3))
+    with pytest.raises(InputError, match="the number of devices, 8"):
+        topology.check_topology(config, "v5e:4x2")
+
+
+@pytest.mark.slow
+def test_a_slice_of_tpus() -> None:
+    pytest.importorskip("libtpu")
+    config = dataclasses.replace(stage(), mesh=MeshConfig(fsdp=2))
+    (one,) = topology.check_topology(config, "v5e:4x2")
+    assert one.fits and one.chip is CHIPS["v5e"] and one.chips == 8
+    assert one.sent["all-reduce"] > 0
+    assert 0 < one.mfu < 1
