@@ -16,11 +16,11 @@ from m3jax.data.config import DataConfig
 from m3jax.nn import zoo
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.pipeline.stage import Train
-from m3jax.pipeline.topology import (
+from m3jax.pipeline.topology import each_bucket
+from m3jax.pipeline.topology_tables import (
     MEMORY,
     SPEED,
     advice,
-    each_bucket,
     memory_row,
     speed_row,
     to_json,

@@ -29,6 +29,11 @@ class Program:
     """Remove what an earlier run left in the folder, and start anew."""
     profile: str | None = None
     """Trace these steps for TensorBoard, e.g. 10:13."""
+    topology: str | None = None
+    """Train nothing: compile every step for a slice of TPUs, such as v5e:4x4, and say
+    whether it fits and how fast it could be. Needs the extra tpu, and no TPU."""
+    json: bool = False
+    """With --topology: as JSON."""
     coordinator: str | None = None
     """Of several processes: HOST:PORT of the first. Without this and the next two
     flags, Slurm, Open MPI or a TPU pod says whether there are several."""
@@ -49,6 +54,11 @@ def main() -> None:
     program, stages, name = flags.parse(
         Program, args, prog=PROG, description=DESCRIPTION
     )
+
+    if program.topology is not None:
+        from m3jax.pipeline.topology import tell
+
+        sys.exit(0 if tell(stages, program.topology, as_json=program.json) else 1)
 
     from m3jax.core.cache import keep_compiled
     from m3jax.pipeline.train import run_stages

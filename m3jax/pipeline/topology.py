@@ -1,8 +1,7 @@
 """Does a stage fit on a slice of TPUs, and how fast could it be: without a TPU."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping
 
 import jax
 from jax.sharding import Mesh
@@ -11,32 +10,62 @@ from m3jax.core import tree
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh
 from m3jax.data import presets
+from m3jax.data.prompts import Prompts
 from m3jax.data.shapes import Shape
 from m3jax.data.training_sets import datasets
-from m3jax.nn import lora, zoo
+from m3jax.nn import zoo
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
-from m3jax.pipeline.stage import Train, check
+from m3jax.nn.reranker import RerankerConfig
+from m3jax.pipeline import fit
+from m3jax.pipeline.origin import in_shape_of
+from m3jax.pipeline.stage import SCRATCH, Train, check
+from m3jax.pipeline.topology_tables import show, to_json
 from m3jax.training import chips, flops
 from m3jax.training.abstract import abstract_batch, lengths_read
-from m3jax.training.objectives.make import make_objective, trained_heads
+from m3jax.training.objectives.contrastive import ContrastiveConfig
+from m3jax.training.objectives.make import make_objective
 from m3jax.training.objectives.momentum import MomentumConfig
 from m3jax.training.objectives.texts import parts
-from m3jax.training.optimizer import all_but, make_optimizer, make_schedule, moving
+from m3jax.training.objectives.unified import UnifiedConfig
+from m3jax.training.optimizer import make_optimizer, make_schedule, moving
 from m3jax.training.state import abstract_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.topology import BucketReport, compile_report, devices
+
+
+def tell(stages: Mapping[str, Train], topology: str, *, as_json: bool) -> bool:
+    """Check every stage for a slice, and print what was found.
+
+    Args:
+        stages: name -> config, in their order.
+        topology: name of the slice.
+        as_json: print JSON, in place of tables.
+
+    Returns:
+        Whether all of it fits.
+    """
+    found = {}
+    for name, stage in in_shape(stages).items():
+        found[name] = reports = check_topology(stage, topology)
+        if not as_json:
+            print(f"stage {name}")
+            show(reports, stage, topology)
+    if as_json:
+        shaped = in_shape(stages)
+        told = {name: to_json(reports, shaped[name]) for name, reports in found.items()}
+        print(json.dumps(told, indent=2))
+    return all(one.fits for reports in found.values() for one in reports)
 
 
 def check_topology(stage: Train, topology: str) -> list[BucketReport]:
     """Compile the step of every bucket of a stage for a slice of TPUs.
 
     No data is opened: shapes are those of the buckets or the preset, or one of the
-    whole query_length and passage_length. Of a model to go on from, the sizes that
-    `nn.zoo` knows.
+    whole query_length and passage_length.
 
     Args:
-        stage: the config.
+        stage: the config, in the shape of its model; see `in_shape`.
         topology: name of the slice, such as v5e:4x4.
 
     Returns:
@@ -51,20 +80,26 @@ def check_topology(stage: Train, topology: str) -> list[BucketReport]:
 
 def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
     """As `check_topology`, each report as soon as it is there."""
-    stage = in_shape(stage)
     check(stage)
     found = devices(topology)
     chip, mesh = chips.find(topology), make_mesh(stage.mesh, found)
+    assert isinstance(stage.model, EmbeddingConfig)  # `in_shape` refuses others
     module = EmbeddingModule(stage.model)
     objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
-    pairs = stage.lora if stage.lora.rank else None
-    start = starting(module, pairs, auxiliary=objective.auxiliary)
-    trainable = trained(stage)
-    optimizer = dataclasses.replace(stage.optimizer, trainable=trainable)
+    start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
+    optimizer = fit.optimizer(stage)
     tx = make_optimizer(optimizer, stage.steps)
     schedule = make_schedule(optimizer, stage.steps)
     like = abstract_state(start, objective, tx, mesh, SHARDING)
-    step = make_step(objective, tx, schedule, mesh, like, trainable=trainable)
+    step = make_step(
+        objective,
+        tx,
+        schedule,
+        mesh,
+        like,
+        trainable=optimizer.trainable,
+        groups=optimizer.groups,
+    )
     teacher = any(one.teacher_scores for one in datasets(stage.data))
     for shape, rows in buckets(stage, mesh):
         group = 1 + stage.data.negatives
@@ -80,26 +115,47 @@ def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
         yield compile_report(step, like, batch, chip, counted, chips=mesh.size)
 
 
-def in_shape(stage: Train) -> Train:
-    """The stage with the sizes of the model that it goes on from, by `nn.zoo`.
+def in_shape(stages: Mapping[str, Train]) -> dict[str, Train]:
+    """Stages in the shapes of the models that they go on from, by `nn.zoo`.
 
     Args:
-        stage: the config.
+        stages: name -> config, in their order.
 
     Returns:
-        It, with the published model in place of `model`; dtype and remat stay.
+        The same stages; nothing is read or fetched.
 
     Raises:
-        InputError: the zoo does not know the model.
+        InputError: the zoo does not know a model, or the check does not know a stage.
 
     Example:
-        >>> in_shape(Train(init="BAAI/bge-m3")).model.encoder.layers
+        >>> stages = {"train": Train(init="BAAI/bge-m3")}
+        >>> in_shape(stages)["train"].model.encoder.layers
         24
     """
-    if stage.init is None:
-        return stage
+    found: dict[str, Train] = {}
+    before: Train | None = None
+    for name, stage in stages.items():
+        if stage.init is None and before is not None:
+            stage = in_shape_of(stage, before.model, before.data.prompts)
+        elif stage.init not in (None, SCRATCH):
+            stage = in_shape_of(stage, _published(stage), Prompts())
+        known = ContrastiveConfig | UnifiedConfig | MomentumConfig
+        counted = isinstance(stage.objective, known)
+        if not counted or not isinstance(stage.model, EmbeddingConfig):
+            raise InputError(
+                "an objective whose arithmetic is counted: contrastive, unified or "
+                "momentum",
+                type(stage.objective).__name__,
+                where=f"--topology, stage {name}",
+            )
+        found[name] = before = stage
+    return found
+
+
+def _published(stage: Train) -> EmbeddingConfig | RerankerConfig:
+    assert stage.init is not None
     try:
-        config = zoo.find(stage.init).config
+        return zoo.find(stage.init).config
     except InputError as error:
         raise InputError(
             "a published model whose sizes are known",
@@ -107,29 +163,6 @@ def in_shape(stage: Train) -> Train:
             where="init",
             do=f"Leave init out and set its sizes in model. {error.do}",
         ) from None
-    if not isinstance(config, EmbeddingConfig):
-        raise InputError("an embedding model", stage.init, where="init")
-    wanted = stage.model.encoder
-    encoder = dataclasses.replace(
-        config.encoder, dtype=wanted.dtype, remat=wanted.remat
-    )
-    model = dataclasses.replace(config, encoder=encoder)
-    return dataclasses.replace(stage, model=model)
-
-
-def trained(stage: Train) -> str:
-    """Regex of what is trained: by the config, else low-rank pairs, else what learns.
-
-    Example:
-        >>> trained(Train())
-        ''
-    """
-    if stage.optimizer.trainable:
-        return stage.optimizer.trainable
-    if stage.lora.rank:
-        return lora.TRAINABLE
-    known = trained_heads(stage.objective)
-    return all_but([name for name in stage.model.outputs if name not in known])
 
 
 def buckets(stage: Train, mesh: Mesh) -> list[tuple[Shape, int]]:
@@ -195,6 +228,7 @@ def count(stage: Train, shape: Shape, rows: int, mesh: Mesh) -> flops.Flops:
     Returns:
         Model's and hardware's.
     """
+    assert isinstance(stage.model, EmbeddingConfig)
     group, shards = 1 + stage.data.negatives, batch_shards(mesh)
 
     def texts(number: int, length: int, learns: bool = True) -> flops.Texts:
@@ -221,161 +255,9 @@ def _backward(stage: Train) -> float:
     """FLOPs of the encoder's backward pass by those of its forward pass."""
     if stage.lora.rank and not stage.optimizer.trainable:
         return 1.0  # the gradient goes through, and to the small pairs alone
+    assert isinstance(stage.model, EmbeddingConfig)
     module = EmbeddingModule(stage.model)
     shapes = jax.eval_shape(lambda: starting(module)(jax.random.key(0), None))
-    moves = tree.paths(moving(shapes, trained(stage)))
+    moves = tree.paths(moving(shapes, fit.trainable(stage)))
     encoder = any(found for name, found in moves.items() if name.startswith("encoder."))
     return 2.0 if encoder else 0.0
-
-
-def advice(stage: Train, report: BucketReport) -> str:
-    """What to change where a bucket does not fit; "" where it does.
-
-    Args:
-        stage: the config.
-        report: of the bucket.
-
-    Returns:
-        One line.
-    """
-    if report.fits:
-        return ""
-    memory, held = report.chip.memory, report.params + report.optimizer
-    lack = (report.memory - memory) / 1e9
-    changes = []
-    if held > memory / 2 and stage.mesh.fsdp < report.chips:
-        changes.append(f"--mesh.fsdp {min(report.chips, 2 * max(1, stage.mesh.fsdp))}")
-    if stage.model.encoder.remat != "full":
-        changes.append("--model.encoder.remat full")
-    if stage.sub_batches.preset:
-        changes.append("--sub-batches.tokens 8192 in place of the preset")
-    elif stage.sub_batches.tokens:
-        half = max(1, stage.sub_batches.tokens // 2)
-        changes.append(f"--sub-batches.tokens {half}")
-    else:
-        changes.append(f"--sub-batches.count {2 * stage.sub_batches.count}")
-    changes.append("a smaller batch")
-    return (
-        f"passages of {report.passage_length:,} tokens lack {lack:.1f} GB a chip: "
-        f"try {', then '.join(changes)}."
-    )
-
-
-def show(reports: Iterable[BucketReport], stage: Train, topology: str) -> None:
-    """Print two tables, and a line for each bucket that does not fit.
-
-    Args:
-        reports: of the buckets.
-        stage: the config.
-        topology: name of the slice.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    reports = list(reports)
-    if not reports:
-        return
-    chip, console = reports[0].chip, Console()
-    title = f"{topology}, {reports[0].chips} chips"
-    memory = Table(title=f"{title}: memory of a chip in GB, of {chip.memory / 1e9:.0f}")
-    speed = Table(title=f"{title}: a step, estimated (roofline)")
-    tables = (memory, MEMORY), (speed, SPEED)
-    for table, columns in tables:
-        for name in columns:
-            table.add_column(name, justify="right")
-    for one in reports:
-        memory.add_row(*memory_row(one))
-        speed.add_row(*speed_row(one))
-    for table, _ in tables:
-        console.print(table)
-    for one in reports:
-        if told := advice(stage, one):
-            console.print(told)
-
-
-MEMORY = (
-    "query, passage",
-    "queries",
-    "parameters",
-    "optimizer",
-    "extra, batch",
-    "temporary",
-    "output",
-    "in all",
-    "fits",
-)
-SPEED = (
-    "query, passage",
-    "queries",
-    "TFLOP model / computed",
-    "GB sent",
-    "s arithmetic",
-    "s links",
-    "s step, none to all overlapped",
-    "MFU",
-    "loss",
-    "links",
-)
-
-
-def memory_row(one: BucketReport) -> tuple[str, ...]:
-    """Cells under `MEMORY`."""
-    sizes = one.params, one.optimizer, one.extra, one.temporary, one.output
-    cells = (f"{size / 1e9:.2f}" for size in (*sizes, one.memory))
-    return (*_about(one), *cells, "yes" if one.fits else "no")
-
-
-def speed_row(one: BucketReport) -> tuple[str, ...]:
-    """Cells under `SPEED`; bytes by kind of collective."""
-    computed = one.flops.hardware + one.flops.loss
-    cells = f"{one.flops.model / 1e12:.1f} / {computed / 1e12:.1f}"
-    if not one.compiled:
-        return (*_about(one), cells, *["-"] * (len(SPEED) - 3))
-    sent = ", ".join(f"{x} {n / 1e9:.2f}" for x, n in one.sent.items() if n > 5e6)
-    return (
-        *_about(one),
-        cells,
-        sent,
-        f"{one.compute_seconds:.3f}",
-        f"{one.communication_seconds:.3f}",
-        f"{one.step_seconds:.3f} to {one.overlapped_seconds:.3f}",
-        f"{one.mfu:.0%}",
-        f"{one.loss_share:.1%}",
-        f"{one.communication_share:.1%}",
-    )
-
-
-def _about(one: BucketReport) -> tuple[str, str]:
-    return f"{one.query_length:,}, {one.passage_length:,}", f"{one.rows:,}"
-
-
-def to_json(reports: Iterable[BucketReport], stage: Train) -> list[dict[str, Any]]:
-    """Reports as plain values, with what is derived from them.
-
-    Args:
-        reports: of the buckets.
-        stage: the config.
-
-    Returns:
-        What `json.dumps` takes.
-    """
-    derived = (
-        "fits",
-        "memory",
-        "sent",
-        "compute_seconds",
-        "loss_seconds",
-        "memory_seconds",
-        "communication_seconds",
-        "step_seconds",
-        "overlapped_seconds",
-        "mfu",
-        "loss_share",
-        "communication_share",
-    )
-    return [
-        dataclasses.asdict(one)
-        | {name: getattr(one, name) for name in derived}
-        | {"advice": advice(stage, one)}
-        for one in reports
-    ]

@@ -12,11 +12,12 @@ from m3jax.core.mesh import make_mesh
 from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.config import DataConfig
 from m3jax.data.shapes import Shape
-from m3jax.pipeline import topology
+from m3jax.nn.embedding import EmbeddingConfig
+from m3jax.pipeline import topology, topology_tables
 from m3jax.pipeline.stage import Train
 from m3jax.testing import tiny_config
 from m3jax.training.chips import CHIPS
-from m3jax.training.objectives import SubBatches
+from m3jax.training.objectives import RetroMAEConfig, SubBatches
 from m3jax.training.optimizer import OptimizerConfig
 
 # As little as there is to compile.
@@ -43,13 +44,13 @@ def test_every_bucket_has_a_report(capsys: pytest.CaptureFixture[str]) -> None:
         (8, 32, 16),
     ]
     assert all(x.fits and x.group == 2 and x.chip.name == "v5e" for x in found)
-    topology.show(found, config, "v5e:4x2")
+    topology_tables.show(found, config, "v5e:4x2")
     assert "8 chips" in capsys.readouterr().out
-    one = json.loads(json.dumps(topology.to_json(found, config)))[0]
+    one = json.loads(json.dumps(topology_tables.to_json(found, config)))[0]
     assert one["fits"] and one["advice"] == "" and one["sent"]["all-reduce"] > 0
     small = dataclasses.replace(found[0].chip, memory=1.0)
     worse = dataclasses.replace(found[0], chip=small)
-    told = topology.advice(config, worse)
+    told = topology_tables.advice(config, worse)
     assert "16 tokens" in told and "--mesh.fsdp 2" in told
     assert "--model.encoder.remat full" in told and "--sub-batches.count 2" in told
 
@@ -93,10 +94,37 @@ def test_heads_alone_need_no_backward_pass_of_the_encoder() -> None:
 def test_only_published_models_have_sizes() -> None:
     config = dataclasses.replace(stage(), init="some/folder")
     with pytest.raises(InputError, match="init: expected a published model"):
-        topology.in_shape(config)
-    config = dataclasses.replace(config, init="Qwen/Qwen3-Reranker-8B")
-    with pytest.raises(InputError, match="an embedding model"):
-        topology.in_shape(config)
+        topology.in_shape({"train": config})
+    config = dataclasses.replace(stage(), objective=RetroMAEConfig())
+    with pytest.raises(InputError, match=r"arithmetic is counted.*RetroMAEConfig"):
+        topology.in_shape({"train": config})
+
+
+def test_a_later_stage_has_the_shape_of_the_one_before() -> None:
+    heads = dataclasses.replace(MODEL, sparse=True, multivec=4)
+    found = topology.in_shape(
+        {
+            "first": dataclasses.replace(stage(), init="intfloat/e5-small"),
+            "second": dataclasses.replace(stage(), model=heads),
+        }
+    )
+    model = found["second"].model
+    assert isinstance(model, EmbeddingConfig) and model.multivec == 4
+    assert model.encoder.hidden == 384
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_what_does_not_fit_is_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert topology.tell({"train": stage()}, "v5e:4x2", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["train"][0]["fits"]
+    tiny = dataclasses.replace(CHIPS["v5e"], memory=1.0)
+    monkeypatch.setattr(topology.chips, "find", lambda _: tiny)
+    assert not topology.tell({"train": stage()}, "v5e:4x2", as_json=False)
+    assert "lack" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("here")

@@ -1,0 +1,161 @@
+"""Tables of what `pipeline.topology` found."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from m3jax.pipeline.stage import Train
+from m3jax.training.topology import BucketReport
+
+
+def advice(stage: Train, report: BucketReport) -> str:
+    """What to change where a bucket does not fit; "" where it does.
+
+    Args:
+        stage: the config.
+        report: of the bucket.
+
+    Returns:
+        One line.
+    """
+    if report.fits:
+        return ""
+    memory, held = report.chip.memory, report.params + report.optimizer
+    lack = (report.memory - memory) / 1e9
+    changes = []
+    if held > memory / 2 and stage.mesh.fsdp < report.chips:
+        changes.append(f"--mesh.fsdp {min(report.chips, 2 * max(1, stage.mesh.fsdp))}")
+    if stage.model.encoder.remat != "full":
+        changes.append("--model.encoder.remat full")
+    if stage.sub_batches.preset:
+        changes.append("--sub-batches.tokens 8192 in place of the preset")
+    elif stage.sub_batches.tokens:
+        half = max(1, stage.sub_batches.tokens // 2)
+        changes.append(f"--sub-batches.tokens {half}")
+    else:
+        changes.append(f"--sub-batches.count {2 * stage.sub_batches.count}")
+    changes.append("a smaller batch")
+    return (
+        f"passages of {report.passage_length:,} tokens lack {lack:.1f} GB a chip: "
+        f"try {', then '.join(changes)}."
+    )
+
+
+def show(reports: Iterable[BucketReport], stage: Train, topology: str) -> None:
+    """Print two tables, and a line for each bucket that does not fit.
+
+    Args:
+        reports: of the buckets.
+        stage: the config.
+        topology: name of the slice.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    reports = list(reports)
+    if not reports:
+        return
+    chip, console = reports[0].chip, Console()
+    title = f"{topology}, {reports[0].chips} chips"
+    memory = Table(title=f"{title}: memory of a chip in GB, of {chip.memory / 1e9:.0f}")
+    speed = Table(title=f"{title}: a step, estimated (roofline)")
+    tables = (memory, MEMORY), (speed, SPEED)
+    for table, columns in tables:
+        for name in columns:
+            table.add_column(name, justify="right")
+    for one in reports:
+        memory.add_row(*memory_row(one))
+        speed.add_row(*speed_row(one))
+    for table, _ in tables:
+        console.print(table)
+    for one in reports:
+        if told := advice(stage, one):
+            console.print(told)
+
+
+MEMORY = (
+    "query, passage",
+    "queries",
+    "parameters",
+    "optimizer",
+    "extra, batch",
+    "temporary",
+    "output",
+    "in all",
+    "fits",
+)
+SPEED = (
+    "query, passage",
+    "queries",
+    "TFLOP model / computed",
+    "GB sent",
+    "s arithmetic",
+    "s links",
+    "s step, none to all overlapped",
+    "MFU",
+    "loss",
+    "links",
+)
+
+
+def memory_row(one: BucketReport) -> tuple[str, ...]:
+    """Cells under `MEMORY`."""
+    sizes = one.params, one.optimizer, one.extra, one.temporary, one.output
+    cells = (f"{size / 1e9:.2f}" for size in (*sizes, one.memory))
+    return (*_about(one), *cells, "yes" if one.fits else "no")
+
+
+def speed_row(one: BucketReport) -> tuple[str, ...]:
+    """Cells under `SPEED`; bytes by kind of collective."""
+    computed = one.flops.hardware + one.flops.loss
+    cells = f"{one.flops.model / 1e12:.1f} / {computed / 1e12:.1f}"
+    if not one.compiled:
+        return (*_about(one), cells, *["-"] * (len(SPEED) - 3))
+    sent = ", ".join(f"{x} {n / 1e9:.2f}" for x, n in one.sent.items() if n > 5e6)
+    return (
+        *_about(one),
+        cells,
+        sent,
+        f"{one.compute_seconds:.3f}",
+        f"{one.communication_seconds:.3f}",
+        f"{one.step_seconds:.3f} to {one.overlapped_seconds:.3f}",
+        f"{one.mfu:.0%}",
+        f"{one.loss_share:.1%}",
+        f"{one.communication_share:.1%}",
+    )
+
+
+def _about(one: BucketReport) -> tuple[str, str]:
+    return f"{one.query_length:,}, {one.passage_length:,}", f"{one.rows:,}"
+
+
+def to_json(reports: Iterable[BucketReport], stage: Train) -> list[dict[str, Any]]:
+    """Reports as plain values, with what is derived from them.
+
+    Args:
+        reports: of the buckets.
+        stage: the config.
+
+    Returns:
+        What `json.dumps` takes.
+    """
+    derived = (
+        "fits",
+        "memory",
+        "sent",
+        "compute_seconds",
+        "loss_seconds",
+        "memory_seconds",
+        "communication_seconds",
+        "step_seconds",
+        "overlapped_seconds",
+        "mfu",
+        "loss_share",
+        "communication_share",
+    )
+    return [
+        dataclasses.asdict(one)
+        | {name: getattr(one, name) for name in derived}
+        | {"advice": advice(stage, one)}
+        for one in reports
+    ]
