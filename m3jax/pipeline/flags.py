@@ -68,11 +68,33 @@ def parse(
         description=description,
         default=flags(given(path, size), *stages.values()),
     )
-    name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
+    name = config_name(path) if size is None else f"{config_name(path)}-{size}"
     changed = {
         stage: getattr(parsed, f"stage_{number}") for number, stage in enumerate(stages)
     }
     return parsed.program, changed, name
+
+
+def config_name(path: str | Path) -> str:
+    """What a run is called after: the file, and its folders below one named configs.
+
+    Two recipes may both have a finetune.py, and their runs are not one.
+
+    Args:
+        path: of the config.
+
+    Returns:
+        The name.
+
+    Example:
+        >>> config_name("configs/e5/finetune.py"), config_name("mine/tiny.py")
+        ('e5-finetune', 'tiny')
+    """
+    folders = Path(path).parent.parts
+    last = len(folders)
+    if "configs" in folders:
+        last = len(folders) - 1 - folders[::-1].index("configs")
+    return "-".join([*folders[last + 1 :], Path(path).stem])
 
 
 def _word(args: Sequence[str], flag: str) -> str | None:

@@ -1,0 +1,200 @@
+"""Every config: made at every size, checked, its step traced, its smoke size run."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from m3jax import train
+from m3jax.core import config as configs
+from m3jax.core.mesh import batch_shards, make_mesh
+from m3jax.data import batching, presets
+from m3jax.data.prompts import Prompts
+from m3jax.data.training_sets import datasets, query_prompts
+from m3jax.data.words import Words
+from m3jax.nn import zoo
+from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.nn.encoder import SHARDING
+from m3jax.nn.reranker import RerankerConfig, RerankerModule
+from m3jax.pipeline import fit, flags, smoke
+from m3jax.pipeline import stages as pipeline_stages
+from m3jax.pipeline.origin import Origin
+from m3jax.pipeline.stage import SCRATCH, Train
+from m3jax.pipeline.stages import ONLY, check_names, resolve
+from m3jax.training.abstract import abstract_batch, lengths_read
+from m3jax.training.objectives.make import make_objective
+from m3jax.training.optimizer import check_optimizer, make_optimizer, make_schedule
+from m3jax.training.state import abstract_state, starting
+from m3jax.training.step import make_step
+
+ROOT = Path(__file__).parent.parent
+FILES = {
+    str(path.relative_to(ROOT / "configs")): path
+    for path in sorted((ROOT / "configs").rglob("*.py"))
+}
+SIZES = {name: configs.sizes_of(configs.load(path)) for name, path in FILES.items()}
+EVERY = [(name, size) for name, sizes in SIZES.items() for size in sizes]
+# Models that nobody uses as they are -> one of the table with the same encoder. A run
+# of ours is named by the config that makes it.
+SAME = {
+    "xlm-roberta-large-8192": "BAAI/bge-m3-retromae",
+    "google-bert/bert-base-uncased": "intfloat/e5-base",
+    "google-bert/bert-large-uncased": "intfloat/e5-large",
+    "google-bert/bert-large-uncased-whole-word-masking": "intfloat/e5-large",
+    "microsoft/MiniLM-L12-H384-uncased": "intfloat/e5-small",
+    "Qwen/Qwen2-0.5B": "HIT-TMG/KaLM-embedding-multilingual-mini-v1",
+    **{
+        f"Qwen/Qwen3-{size}-Base": f"Qwen/Qwen3-Embedding-{size}"
+        for size in ("0.6B", "4B", "8B")
+    },
+}
+# Configs of models that start from nothing.
+OURS = ("quickstart.py", "pairs.py", "mixture.py")
+# Tracing takes seconds: the others are slow.
+QUICK = [("qwen3/embedding_stage2.py", "8B"), ("simcse/supervised.py", "base")]
+RUN = re.compile(r"runs/(\w+)-(\w+)-([\w.]+)/model")
+
+
+def make(name: str, size: str) -> dict[str, Train]:
+    """What the programs make of a config, without its flags."""
+    function = configs.load(FILES[name])
+    made = configs.call(function, size=size, where=name)
+    stages = made if isinstance(made, dict) else {ONLY: made}
+    check_names(stages, where=name)
+    return stages
+
+
+def known(stage: Train) -> Origin | None:
+    """The model that a stage goes on from, out of the table and not of the hub."""
+    if stage.init in (None, SCRATCH):
+        return None
+    assert stage.init is not None
+    nothing: Any = None
+    if run := RUN.fullmatch(stage.init):
+        before = make(f"{run[1]}/{run[2]}.py", run[3])
+        (one,) = resolve(before, Path("no run"))
+        return Origin(one.stage.model, one.stage.data.prompts, nothing, nothing)
+    found = zoo.find(SAME.get(stage.init, stage.init))
+    published = found.config
+    if stage.init not in SAME:
+        prompts = Prompts(found.query, found.passage, found.task)
+        return Origin(published, prompts, nothing, nothing)
+    # A language model alone: how its states become a vector or a score, we say.
+    model: Any = EmbeddingConfig(published.encoder)
+    if isinstance(stage.model, RerankerConfig):
+        model = RerankerConfig(
+            published.encoder, stage.model.head, tied="8B" not in stage.init
+        )
+    else:
+        model = dataclasses.replace(model, pooling=stage.model.pooling)
+    return Origin(model, Prompts(), nothing, nothing)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_stages, "open_origin", known)
+    monkeypatch.delenv(smoke.VARIABLE, raising=False)
+
+
+def trace(stage: Train) -> dict[str, Any]:
+    """Shapes of what a step tells; no array is made."""
+    mesh = make_mesh(stage.mesh)
+    module = (
+        EmbeddingModule(stage.model)
+        if isinstance(stage.model, EmbeddingConfig)
+        else RerankerModule(stage.model)
+    )
+    size = stage.model.encoder.vocab_size
+    some = np.ones(size, bool)
+    words = Words(some, some, mask_id=0, special_ids=(), vocab_size=size)
+    objective = make_objective(
+        stage.objective, module, mesh, stage.sub_batches, words=words
+    )
+    start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
+    shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
+    moves = fit.optimizer(stage)
+    check_optimizer(shapes, moves)
+    tx = make_optimizer(moves, stage.steps)
+    like = abstract_state(start, objective, tx, mesh, SHARDING)
+    step = make_step(
+        objective,
+        tx,
+        make_schedule(moves, stage.steps),
+        mesh,
+        like,
+        trainable=moves.trainable,
+        groups=moves.groups,
+    )
+    data, multiple = stage.data, batch_shards(mesh) * stage.sub_batches.count
+    batching.check_sizes(data, multiple)
+    rows, most = data.batch_size, [one.negatives for one in datasets(data)]
+    group = 1 + max(data.negatives if own is None else own for own in most)
+    if data.preset:  # the longest texts, of which fewest go into a batch
+        rows = presets.rounded_up(presets.SIZES[data.preset], multiple)[-1]
+    read = lengths_read(objective.reads, data.query_length, data.passage_length)
+    if "pair_length" in read:
+        read = {"pair_length": data.pair_length}
+    scored = any(one.teacher_scores for one in datasets(data))
+    batch = abstract_batch(mesh, rows, group, teacher_scores=scored, **read)
+    return jax.eval_shape(step, like, batch)[1]
+
+
+@pytest.mark.parametrize(("name", "size"), EVERY)
+@pytest.mark.usefixtures("offline")
+def test_every_size_is_checked(name: str, size: str) -> None:
+    """`resolve` checks it; data need not be there, and no weights are fetched."""
+    for one in resolve(make(name, size), Path("no run")):
+        stage = one.stage
+        for dataset in datasets(stage.data):
+            assert query_prompts(dataset, stage.data)
+        multiple = batch_shards(make_mesh(stage.mesh)) * stage.sub_batches.count
+        batching.check_sizes(stage.data, multiple)
+        if name in OURS or size == "smoke":
+            assert one.origin is None
+        else:
+            encoder = stage.model.encoder
+            assert (encoder.dtype, encoder.remat) == ("bfloat16", "full")
+            assert one.origin is not None or one.parent is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in EVERY
+    ],
+)
+@pytest.mark.usefixtures("offline")
+def test_every_size_makes_a_step(name: str, size: str) -> None:
+    for one in resolve(make(name, size), Path("no run")):
+        told = trace(one.stage)
+        assert told["loss"].shape == () and told["loss"].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_docstring_tells_what_one_has_to_know(name: str) -> None:
+    """Commands that parse, hardware, data and all sizes."""
+    text = str(compile(FILES[name].read_text(), name, "exec").co_consts[0])
+    commands = re.findall(r"^    .*python -m .*(?:\n {8}.*)*", text, re.MULTILINE)
+    found = [shlex.split(re.sub(r"\\\n", " ", command)) for command in commands]
+    of_train = [words for words in found if "m3jax.train" in words]
+    assert len(of_train) == 1
+    words = of_train[0][of_train[0].index("m3jax.train") + 1 :]
+    at = words.index("--config") + 1
+    assert words[at] == f"configs/{name}"
+    words[at] = str(FILES[name])
+    program, stages, run = flags.parse(train.Program, words, prog="", description="")
+    default = program.size or configs.load(FILES[name]).__defaults__[0]
+    # No two configs have one run folder.
+    assert run.startswith(name.removesuffix(".py").replace("/", "-"))
+    assert set(stages) == set(make(name, default))
+    assert re.search(r"^Hardware: ", text, re.MULTILINE)
+    assert re.search(r"^Data: ", text, re.MULTILINE)
+    last = text[text.index("\nSizes: ") :]
+    assert SIZES[name][-1] == "smoke"
+    assert all(size in last for size in SIZES[name])
