@@ -1,8 +1,10 @@
 """Every config: made at every size, checked, its step traced, its smoke size run."""
 
 import dataclasses
+import inspect
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from m3jax import train
+from m3jax.core import cli
 from m3jax.core import config as configs
 from m3jax.core.mesh import batch_shards, make_mesh
 from m3jax.data import batching, presets
@@ -31,6 +34,7 @@ from m3jax.training.objectives.make import make_objective
 from m3jax.training.optimizer import check_optimizer, make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, starting
 from m3jax.training.step import make_step
+from m3jax.training.writer import read
 
 ROOT = Path(__file__).parent.parent
 FILES = {
@@ -136,11 +140,11 @@ def trace(stage: Train) -> dict[str, Any]:
     group = 1 + max(data.negatives if own is None else own for own in most)
     if data.preset:  # the longest texts, of which fewest go into a batch
         rows = presets.rounded_up(presets.SIZES[data.preset], multiple)[-1]
-    read = lengths_read(objective.reads, data.query_length, data.passage_length)
-    if "pair_length" in read:
-        read = {"pair_length": data.pair_length}
+    lengths = lengths_read(objective.reads, data.query_length, data.passage_length)
+    if "pair_length" in lengths:
+        lengths["pair_length"] = data.pair_length
     scored = any(one.teacher_scores for one in datasets(data))
-    batch = abstract_batch(mesh, rows, group, teacher_scores=scored, **read)
+    batch = abstract_batch(mesh, rows, group, teacher_scores=scored, **lengths)
     return jax.eval_shape(step, like, batch)[1]
 
 
@@ -189,7 +193,10 @@ def test_the_docstring_tells_what_one_has_to_know(name: str) -> None:
     assert words[at] == f"configs/{name}"
     words[at] = str(FILES[name])
     program, stages, run = flags.parse(train.Program, words, prog="", description="")
-    default = program.size or configs.load(FILES[name]).__defaults__[0]
+    default = (
+        program.size
+        or inspect.signature(configs.load(FILES[name])).parameters["size"].default
+    )
     # No two configs have one run folder.
     assert run.startswith(name.removesuffix(".py").replace("/", "-"))
     assert set(stages) == set(make(name, default))
@@ -198,3 +205,46 @@ def test_the_docstring_tells_what_one_has_to_know(name: str) -> None:
     last = text[text.index("\nSizes: ") :]
     assert SIZES[name][-1] == "smoke"
     assert all(size in last for size in SIZES[name])
+
+
+# Of each kind of objective and of several stages one; the others are slow.
+SMOKE = ("simcse/supervised.py",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [x if x in SMOKE else pytest.param(x, marks=pytest.mark.slow) for x in FILES],
+)
+def test_the_smoke_size_trains(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the built-in set: a model comes out, and something has moved."""
+    monkeypatch.delenv(smoke.VARIABLE, raising=False)
+    stages = make(name, "smoke")
+    words = ["--config", str(FILES[name]), "--size", "smoke", "--run-dir"]
+    monkeypatch.setattr(sys, "argv", ["train", *words, str(tmp_path / "run")])
+    cli.run(train.main)
+    assert (tmp_path / "run/model/config.json").is_file()
+    for stage in stages:
+        logs = tmp_path / "run" / ("" if len(stages) == 1 else stage)
+        told = [x for x in read(logs) if "loss" in x]
+        assert 10 <= len(told) <= 20
+        assert all(np.isfinite(x["loss"]) for x in told)
+        assert any(x["gradient_norm"] > 0 for x in told)
+
+
+def test_real_text_is_found_where_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(smoke.VARIABLE, str(tmp_path))
+    assert smoke.at_hand("nli/train.jsonl") == "builtin"
+    (tmp_path / "rows.jsonl").write_text("")
+    assert smoke.at_hand("rows.jsonl") == str(tmp_path / "rows.jsonl")
+    monkeypatch.setenv(smoke.VARIABLE, "")
+    assert smoke.at_hand("rows.jsonl") == "builtin"
+
+
+def test_two_recipes_of_one_name_have_two_runs() -> None:
+    names = [flags.config_name(path) for path in FILES.values()]
+    assert len(set(names)) == len(names) and "bge_m3-finetune" in names
+    assert flags.config_name("elsewhere/configs/e5/a.py") == "e5-a"

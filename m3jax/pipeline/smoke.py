@@ -90,7 +90,7 @@ def shrink(stage: Train, *, steps: int = 12, **data: Any) -> Train:
         model=model,
         sub_batches=SubBatches(),
         optimizer=dataclasses.replace(
-            stage.optimizer, learning_rate=2e-3, warmup=0.1, warmup_steps=None
+            stage.optimizer, learning_rate=5e-4, warmup=0.1, warmup_steps=None
         ),
         mesh=MeshConfig(),
         steps=steps,
