@@ -236,6 +236,7 @@ def test_the_smoke_size_trains(
 def test_real_text_is_found_where_there_is_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(smoke.VARIABLE, str(tmp_path))
     assert smoke.at_hand("nli/train.jsonl") == "builtin"
     (tmp_path / "rows.jsonl").write_text("")

@@ -12,8 +12,9 @@ English 1.1 million, Chinese 386,600, MIRACL and Mr.TyDi 88,900, MultiLongDoc 41
 Published: 7 hard negatives, batches by length (1,152 to 192, here rounded up to
 multiples of the devices), about 6,000 steps that warm the heads, self-distillation,
 the weights of all losses. Of the scripts, not of the paper: learning rate 1e-5, warm-up
-0.1, temperature 0.02. Our choice: heads alone are trained in the first stage, at 1e-4;
-2 epochs in the second, whose length is not published.
+0.1, temperature 0.02. Our choice: in the first stage the new heads alone are trained,
+at 1e-4 and without self-distillation; 2 epochs in the second, whose length is not
+published.
 
 Sizes: base; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """

@@ -14,7 +14,8 @@ Data: rows {"text": "..."}, then {"query": "...", "pos": ["..."]}, then these wi
 "neg": [7 or more]. What is published, unconfirmed and our choice, the docstrings of
 retromae.py, unsupervised.py and finetune.py say: these are their stages.
 
-Sizes: base; smoke (a few steps of a tiny random model, in a minute on 2 cores).
+Sizes: base; smoke (a few steps of a tiny random model, in two or three minutes on 2
+cores).
 """
 
 import dataclasses

@@ -10,8 +10,8 @@ Data: rows {"query": "...", "pos": ["..."]}; published are 1.2 billion pairs in 
 languages. 2 % of the queries (1,000 at most) are held out and select the checkpoint.
 Published: queries of 512 tokens, passages of 8,192, batches by length (67,200 short
 ones to 9,984 long ones, here rounded up to multiples of the devices), learning rate
-5e-5, warm-up 0.1, weight decay 0.01, 25,000 steps. Unconfirmed: the temperature; 0.02
-is that of the fine-tuning.
+5e-5, warm-up 0.1, weight decay 0.01, 25,000 steps, 0.2 % of the long passages shuffled.
+Unconfirmed: the temperature; 0.02 is that of the fine-tuning.
 
 Sizes: base; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """
