@@ -90,6 +90,7 @@ def test_bad_data_in_one_ends_both(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists(), "something was written"
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("processes")
 def test_what_all_find_is_told_once(folder: Path) -> None:
     words = ["--steps", "0", "--run-dir", "bad"]

@@ -137,6 +137,9 @@ def open_data(config: DataConfig) -> Data:
     checks.require_sets(
         [(one.name, one.config, one.scan.kind, one.count) for one in sets], config
     )
+    for one in sets:
+        if one.config.teacher_scores:  # of the other rows it shows when they are read
+            require_scores(one.source[0], f"{one.name}: row 0")
     sets, dev = _dev(sets, config)
     test = None if config.test is None else _evaluation(config.test, "test", config)
     return Data(tuple(sets), dev, test)
@@ -155,10 +158,7 @@ def _open(one: Dataset, config: DataConfig) -> Opened:
         _, place, count = np.unique(label, return_inverse=True, return_counts=True)
         kept = np.flatnonzero(count[place] > 1)
         dropped["alone with its label"] = len(label) - len(kept)
-    opened = Opened(one, source, found, kept, dropped)
-    if one.teacher_scores:  # of the others it shows when they are read
-        require_scores(opened.source[0], f"{opened.name}: row 0")
-    return opened
+    return Opened(one, source, found, kept, dropped)
 
 
 def _dev(

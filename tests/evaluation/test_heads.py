@@ -118,7 +118,12 @@ def assert_ranking(
 
 @pytest.mark.parametrize(
     ("names", "block"),
-    [(THREE, None), (THREE, 8), (THREE[:2], 8), (THREE[::2], 8)],
+    [
+        (THREE, 8),
+        pytest.param(THREE, None, marks=pytest.mark.slow),
+        pytest.param(THREE[:2], 8, marks=pytest.mark.slow),
+        pytest.param(THREE[::2], 8, marks=pytest.mark.slow),
+    ],
 )
 def test_every_head(names: tuple[str, ...], block: int | None) -> None:
     data, k, rescored, weights = task(), 5, 7, (2.0, 1.0, 3.0)

@@ -45,7 +45,7 @@ def task() -> Retrieval:
     return Retrieval(queries, corpus, {"q2": grades, "q1": grades, "q3": {"p1": 1}})
 
 
-@pytest.mark.parametrize("on_mesh", [False, True])
+@pytest.mark.parametrize("on_mesh", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_candidate_gets_its_logit(on_mesh: bool) -> None:
     data, mesh = task(), make_mesh(MeshConfig()) if on_mesh else None
     found = candidates(data)

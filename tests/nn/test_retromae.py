@@ -98,7 +98,7 @@ def by_a_loop(state, tokens, pool, choice) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("block", [L, 2])
+@pytest.mark.parametrize("block", [pytest.param(L, marks=pytest.mark.slow), 2])
 def test_decoder_is_its_definition(
     block: int, monkeypatch: pytest.MonkeyPatch, untraced: None
 ) -> None:

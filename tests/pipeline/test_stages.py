@@ -21,6 +21,8 @@ from m3jax.testing import write_jsonl
 from m3jax.training.objectives import UnifiedConfig
 from m3jax.training.optimizer import OptimizerConfig
 
+# One worker makes the run for all.
+pytestmark = pytest.mark.xdist_group("stages")
 GOLDEN = Path(__file__).parent.parent / "golden"
 WORDS = ("river", "bread", "moon", "sea", "hill", "yeast", "tide", "salt")
 

@@ -35,6 +35,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topology, "devices", lambda _: jax.devices())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_every_bucket_has_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     config = stage(buckets=(16, 32), bucket_sizes=(32, 16), negatives=1)

@@ -134,6 +134,7 @@ def test_any_mesh_and_sub_batches(
     )
 
 
+@SLOW
 def test_the_decoder_learns_through_one_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the state, what the decoder says has no gradient in any layer."""
     kept = {}
