@@ -207,14 +207,8 @@ def test_the_docstring_tells_what_one_has_to_know(name: str) -> None:
     assert all(size in last for size in SIZES[name])
 
 
-# Of each kind of objective and of several stages one; the others are slow.
-SMOKE = ("simcse/supervised.py",)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [x if x in SMOKE else pytest.param(x, marks=pytest.mark.slow) for x in FILES],
-)
+@pytest.mark.slow  # most of it compiles: one minute each, four stages take more
+@pytest.mark.parametrize("name", FILES)
 def test_the_smoke_size_trains(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
