@@ -19,12 +19,11 @@ from m3jax.core.mesh import batch_shards, make_mesh
 from m3jax.data import batching, presets
 from m3jax.data.prompts import Prompts
 from m3jax.data.training_sets import datasets, query_prompts
-from m3jax.data.words import Words
+from m3jax.data.words import stand_in
 from m3jax.nn import zoo
-from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
-from m3jax.nn.reranker import RerankerConfig, RerankerModule
-from m3jax.pipeline import fit, flags, smoke
+from m3jax.pipeline import flags, smoke, trained
 from m3jax.pipeline import stages as pipeline_stages
 from m3jax.pipeline.origin import Origin
 from m3jax.pipeline.stage import SCRATCH, Train
@@ -43,20 +42,8 @@ FILES = {
 }
 SIZES = {name: configs.sizes_of(configs.load(path)) for name, path in FILES.items()}
 EVERY = [(name, size) for name, sizes in SIZES.items() for size in sizes]
-# Models that nobody uses as they are -> one of the table with the same encoder. A run
-# of ours is named by the config that makes it.
-SAME = {
-    "xlm-roberta-large-8192": "BAAI/bge-m3-retromae",
-    "google-bert/bert-base-uncased": "intfloat/e5-base",
-    "google-bert/bert-large-uncased": "intfloat/e5-large",
-    "google-bert/bert-large-uncased-whole-word-masking": "intfloat/e5-large",
-    "microsoft/MiniLM-L12-H384-uncased": "intfloat/e5-small",
-    "Qwen/Qwen2-0.5B": "HIT-TMG/KaLM-embedding-multilingual-mini-v1",
-    **{
-        f"Qwen/Qwen3-{size}-Base": f"Qwen/Qwen3-Embedding-{size}"
-        for size in ("0.6B", "4B", "8B")
-    },
-}
+# A folder that `m3jax.convert` makes -> a published model of its shape.
+FOLDERS = {"xlm-roberta-large-8192": "BAAI/bge-m3-retromae"}
 # Configs of models that start from nothing.
 OURS = ("quickstart.py", "pairs.py", "mixture.py")
 # Tracing takes seconds: the others are slow.
@@ -83,19 +70,17 @@ def known(stage: Train) -> Origin | None:
         before = make(f"{run[1]}/{run[2]}.py", run[3])
         (one,) = resolve(before, Path("no run"))
         return Origin(one.stage.model, one.stage.data.prompts, nothing, nothing)
-    found = zoo.find(SAME.get(stage.init, stage.init))
-    published = found.config
-    if stage.init not in SAME:
+    if stage.init in zoo.ZOO:
+        found = zoo.find(stage.init)
         prompts = Prompts(found.query, found.passage, found.task)
-        return Origin(published, prompts, nothing, nothing)
+        return Origin(found.config, prompts, nothing, nothing)
     # A language model alone: how its states become a vector or a score, we say.
-    model: Any = EmbeddingConfig(published.encoder)
-    if isinstance(stage.model, RerankerConfig):
-        model = RerankerConfig(
-            published.encoder, stage.model.head, tied="8B" not in stage.init
-        )
-    else:
-        model = dataclasses.replace(model, pooling=stage.model.pooling)
+    encoder = zoo.find_encoder(FOLDERS.get(stage.init, stage.init))
+    model: Any = (
+        EmbeddingConfig(encoder, stage.model.pooling)
+        if isinstance(stage.model, EmbeddingConfig)
+        else dataclasses.replace(stage.model, encoder=encoder)
+    )
     return Origin(model, Prompts(), nothing, nothing)
 
 
@@ -108,20 +93,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def trace(stage: Train) -> dict[str, Any]:
     """Shapes of what a step tells; no array is made."""
     mesh = make_mesh(stage.mesh)
-    module = (
-        EmbeddingModule(stage.model)
-        if isinstance(stage.model, EmbeddingConfig)
-        else RerankerModule(stage.model)
-    )
-    size = stage.model.encoder.vocab_size
-    some = np.ones(size, bool)
-    words = Words(some, some, mask_id=0, special_ids=(), vocab_size=size)
+    module = trained.module(stage)
+    words = stand_in(stage.model.encoder.vocab_size)
     objective = make_objective(
         stage.objective, module, mesh, stage.sub_batches, words=words
     )
-    start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
+    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
-    moves = fit.optimizer(stage)
+    moves = trained.optimizer(stage)
     check_optimizer(shapes, moves)
     tx = make_optimizer(moves, stage.steps)
     like = abstract_state(start, objective, tx, mesh, SHARDING)

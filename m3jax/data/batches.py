@@ -179,7 +179,7 @@ class Batcher:
                     continue
                 query = plain(one.asked)
                 pairs.append((query, plain(passage)))
-                tasks.append(one.prompt)
+                tasks.append(one.prompt if pairing.own_tasks else pairing.format.task)
                 places.append(i * wide[1] + j)
         ids, types, _ = pairing(pairs, tasks, length)
         pad_id = pairing.tokenizer.pad_id

@@ -48,11 +48,14 @@ class Pairing:
         tokenizer: of the reranker.
         format: how it reads them; its task is that of rows without one.
         max_length: tokens kept of each pair, special ones counted.
+        own_tasks: whether what stands before a row's query is its task; False where the
+            prompts are those of another model.
     """
 
     tokenizer: Tokenizer
     format: PairFormat
     max_length: int
+    own_tasks: bool = True
 
     @property
     def beside(self) -> int:

@@ -253,6 +253,20 @@ def _filled(
     return Planned(plan.shapes[shape], part, whose, rows, epochs)
 
 
+def first_of_each(plan: Plan, start: int, stop: int) -> list[int]:
+    """Steps at which a data set first comes in a shape, ascending.
+
+    Example:
+        >>> lengths = Lengths(np.full(6, 3), np.full(6, 3))
+        >>> plan = make_plan([lengths], shapes=[Shape(3, 3)], sizes=[3], seed=0)
+        >>> first_of_each(plan, 2, 9)
+        [2]
+    """
+    part, _, shape, _ = places(plan, start, stop)
+    _, first = np.unique(np.stack([part, shape]), axis=1, return_index=True)
+    return sorted(start + int(at) for at in first)
+
+
 def places(plan: Plan, start: int, stop: int) -> tuple[np.ndarray, ...]:
     """What the batches of some steps are, without their rows.
 

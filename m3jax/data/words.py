@@ -56,6 +56,17 @@ class Words:
     vocab_size: int
 
 
+def stand_in(vocab_size: int) -> Words:
+    """Words of no tokenizer, to trace or compile a step where only sizes matter.
+
+    Example:
+        >>> stand_in(9).vocab_size
+        9
+    """
+    some = np.ones(vocab_size, bool)
+    return Words(some, some, mask_id=0, special_ids=(), vocab_size=vocab_size)
+
+
 def word_starts(tokenizer: Tokenizer) -> Words:
     """Tell from a vocabulary which pieces begin a word.
 

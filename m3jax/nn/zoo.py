@@ -6,6 +6,7 @@ decides when it is loaded.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from m3jax.core.errors import InputError
 from m3jax.nn.bert import BertConfig
@@ -109,6 +110,25 @@ _SIMCSE = {
 }
 _E5_SIZES = {"small": _SMALL, "base": _BASE, "large": _LARGE}
 
+# Language models that embedding models are made of: encoders alone.
+ENCODERS: dict[str, BertConfig | QwenConfig] = {
+    "google-bert/bert-base-uncased": _BASE,
+    "google-bert/bert-large-uncased": _LARGE,
+    "google-bert/bert-large-uncased-whole-word-masking": _LARGE,
+    "microsoft/MiniLM-L12-H384-uncased": _SMALL,
+    "FacebookAI/roberta-base": _ROBERTA_BASE,
+    "FacebookAI/roberta-large": _ROBERTA_LARGE,
+    "FacebookAI/xlm-roberta-base": _XLMR_BASE,
+    "FacebookAI/xlm-roberta-large": _XLMR_LARGE,
+    "Qwen/Qwen2-0.5B": _KALM,
+    **{
+        f"Qwen/Qwen3-{size}-Base": dataclasses.replace(
+            config, vocab_size=151_936, max_positions=32_768
+        )
+        for size, config in _QWEN3.items()
+    },
+}
+
 ZOO: dict[str, Published] = {
     "BAAI/bge-m3": Published(
         EmbeddingConfig(
@@ -168,9 +188,33 @@ def find(name: str) -> Published:
         >>> find("baai/bge-m3").max_length
         8192
     """
-    known = {key.lower(): value for key, value in ZOO.items()}
+    return _look_up(ZOO, name)
+
+
+def find_encoder(name: str) -> BertConfig | QwenConfig:
+    """Look an encoder up, or that of an embedding model or a reranker.
+
+    Args:
+        name: as on the hub; case does not matter.
+
+    Returns:
+        Its sizes.
+
+    Raises:
+        InputError: the tables have no such model.
+
+    Example:
+        >>> find_encoder("Qwen/Qwen3-8B-Base").layers
+        36
+    """
+    of_models = {key: value.config.encoder for key, value in ZOO.items()}
+    return _look_up(ENCODERS | of_models, name)
+
+
+def _look_up(table: dict[str, Any], name: str) -> Any:
+    known = {key.lower(): value for key, value in table.items()}
     if name.lower() not in known:
         raise InputError(
-            "a model of m3jax.nn.zoo", name, do=f"It knows {', '.join(ZOO)}."
+            "a model of m3jax.nn.zoo", name, do=f"It knows {', '.join(table)}."
         )
     return known[name.lower()]

@@ -1,7 +1,6 @@
 """The training of one stage, from its first or its last checkpoint."""
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +12,19 @@ from m3jax.core import config as configs
 from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards
-from m3jax.core.types import Params
+from m3jax.core.types import Batch, Params
 from m3jax.data import batching, pipeline
 from m3jax.data.batches import Batcher
 from m3jax.data.plan import Plan
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, measure
 from m3jax.data.words import word_starts
-from m3jax.nn import lora
-from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
-from m3jax.nn.lora import LoraConfig
+from m3jax.pipeline import counting, trained
 from m3jax.pipeline.learner import Learner, selects
+from m3jax.pipeline.memory import compiled_within
 from m3jax.pipeline.stage import Train, steps_of
+from m3jax.pipeline.teacher import open_teacher
 from m3jax.training import preemption
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
@@ -33,40 +32,11 @@ from m3jax.training.objectives.contrastive import ContrastiveConfig
 from m3jax.training.objectives.make import (
     make_objective,
     masks_words,
-    trained_heads,
 )
-from m3jax.training.optimizer import (
-    OptimizerConfig,
-    all_but,
-    make_optimizer,
-    make_schedule,
-)
+from m3jax.training.optimizer import make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.writer import Silent, Writer
-
-
-def pairs(stage: Train) -> LoraConfig | None:
-    """The low-rank pairs of a stage; None = none."""
-    return stage.lora if stage.lora.rank else None
-
-
-def trainable(stage: Train) -> str:
-    """What is trained: by the config, else low-rank pairs, else what the loss sees."""
-    if stage.optimizer.trainable:
-        return stage.optimizer.trainable
-    if stage.lora.rank:  # and what an objective trains beside the model
-        return rf"{lora.TRAINABLE}|^(mlm|decoder)\."
-    if not isinstance(stage.model, EmbeddingConfig):
-        return ""
-    # Heads without a gradient would only decay.
-    trained = trained_heads(stage.objective)
-    return all_but([name for name in stage.model.outputs if name not in trained])
-
-
-def optimizer(stage: Train) -> OptimizerConfig:
-    """How the parameters of a stage move, with what is trained by default."""
-    return dataclasses.replace(stage.optimizer, trainable=trainable(stage))
 
 
 def check_data(stage: Train, data: Data) -> None:
@@ -120,6 +90,10 @@ def check_plan(path: Path, plan: Plan) -> None:
         files.write_text(path, json.dumps(now, indent=2) + "\n")
 
 
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
 def fit(
     stage: Train,
     data: Data,
@@ -149,13 +123,15 @@ def fit(
         The step that the dev set selects, and its parameters, without what was trained
         beside the model.
     """
-    module, moves = learner.module, optimizer(stage)
+    module, moves = learner.module, trained.optimizer(stage)
     words = word_starts(tokenizer) if masks_words(stage.objective) else None
     objective = make_objective(
         stage.objective, module, mesh, stage.sub_batches, words=words
     )
-    start = starting(module, pairs(stage), auxiliary=objective.auxiliary)
+    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
     reads, pairing = objective.reads, learner.pairing
+    teacher = open_teacher(stage, mesh)
+    ready = _as_it_is if teacher is None else teacher.score
     sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
     multiple = batch_shards(mesh) * stage.sub_batches.count
     plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
@@ -173,6 +149,26 @@ def fit(
         state = new_state(start, objective, tx, like, stage.seed, params=params)
         del params
     first = int(state.step)
+    batcher = Batcher(
+        sets,
+        plan.lasting(steps),
+        tokenizer,
+        {size: pipeline.local_rows(mesh, size) for size in set(plan.sizes)},
+        reads,
+        pairing if teacher is None else teacher.pairing,
+    )
+    step = make_step(
+        objective,
+        tx,
+        schedule,
+        mesh,
+        like,
+        trainable=moves.trainable,
+        groups=moves.groups,
+    )
+    step = compiled_within(
+        stage, step, state, batcher, mesh, start=first, stop=steps, ready=ready
+    )
     writer = Silent()
     if distributed.first():
         writer = Writer(logs, first, wandb=stage.wandb)
@@ -183,18 +179,7 @@ def fit(
                 found = learner.score(state.params, one)
                 writer.write(0, {f"{name}/{key}": x for key, x in found.items()})
     stream = pipeline.Stream(
-        Batcher(
-            sets,
-            plan.lasting(steps),
-            tokenizer,
-            {size: pipeline.local_rows(mesh, size) for size in set(plan.sizes)},
-            reads,
-            pairing,
-        ),
-        mesh,
-        start=first,
-        stop=steps,
-        workers=stage.data.workers,
+        batcher, mesh, start=first, stop=steps, workers=stage.data.workers
     )
     evaluators = {}
     if dev is not None:
@@ -207,16 +192,8 @@ def fit(
     ):
         end = train(
             state,
-            make_step(
-                objective,
-                tx,
-                schedule,
-                mesh,
-                like,
-                trainable=moves.trainable,
-                groups=moves.groups,
-            ),
-            stream,
+            step,
+            map(ready, stream),
             Loop(
                 steps=steps,
                 evaluate_every=stage.evaluate_every,
@@ -225,6 +202,8 @@ def fit(
                 patience=stage.patience,
                 folder=folder,
                 profile=profile,
+                flops_per_step=counting.of_batches(stage, mesh, reads),
+                peak_flops=counting.peak(mesh),
             ),
             evaluators=evaluators,
             checkpoints=checkpoints,
@@ -233,7 +212,7 @@ def fit(
         )
     if end.reason == "preempted":
         preemption.leave(int(end.state.step))
-    step, params = checkpoints.restore_best(end.state)
+    best, params = checkpoints.restore_best(end.state)
     checkpoints.close()
     beside = jax.eval_shape(objective.auxiliary, jax.random.key(0))
-    return step, {name: x for name, x in params.items() if name not in beside}
+    return best, {name: x for name, x in params.items() if name not in beside}

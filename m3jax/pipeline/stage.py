@@ -24,6 +24,19 @@ SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """A reranker that scores the passages of every batch while the stage trains.
+
+    What an objective makes of teacher_scores in the data, it makes of its scores.
+    """
+
+    model: str = ""
+    """Hub id or folder; by default there is none."""
+    pair_length: int = 512
+    """Tokens that it reads of a query and a passage together."""
+
+
+@dataclass(frozen=True)
 class Train:
     """One stage of training."""
 
@@ -38,6 +51,7 @@ class Train:
     model: EmbeddingConfig | RerankerConfig = field(default_factory=EmbeddingConfig)
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=0))
     objective: ObjectiveConfig = field(default_factory=ContrastiveConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     sub_batches: SubBatches = field(default_factory=SubBatches)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -78,6 +92,7 @@ def check(stage: Train) -> None:
         "checkpoint_every": (stage.checkpoint_every or 1, 1),
         "patience": (stage.patience, 0),
         "data.pair_length": (data.pair_length, 3),
+        "teacher.pair_length": (stage.teacher.pair_length, 3),
         "seed": (stage.seed, 0),
         "data.negatives": (data.negatives, 0),
         "data.workers": (data.workers, 0),

@@ -1,34 +1,31 @@
 """Does a stage fit on a slice of TPUs, and how fast could it be: without a TPU."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
-from m3jax.core import tree
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh
+from m3jax.core.types import Reads
 from m3jax.data import presets
 from m3jax.data.prompts import Prompts
 from m3jax.data.shapes import Shape
 from m3jax.data.training_sets import datasets
+from m3jax.data.words import stand_in
 from m3jax.nn import zoo
-from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerConfig
-from m3jax.pipeline import fit
-from m3jax.pipeline.origin import in_shape_of
+from m3jax.pipeline import counting, trained
+from m3jax.pipeline.origin import in_shape_of, open_origin
 from m3jax.pipeline.stage import SCRATCH, Train, check
 from m3jax.pipeline.topology_tables import show, to_json
-from m3jax.training import chips, flops
+from m3jax.training import chips
 from m3jax.training.abstract import abstract_batch, lengths_read
-from m3jax.training.objectives.contrastive import ContrastiveConfig
 from m3jax.training.objectives.make import make_objective
-from m3jax.training.objectives.momentum import MomentumConfig
-from m3jax.training.objectives.texts import parts
-from m3jax.training.objectives.unified import UnifiedConfig
-from m3jax.training.optimizer import make_optimizer, make_schedule, moving
+from m3jax.training.optimizer import make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.topology import BucketReport, compile_report, devices
@@ -61,8 +58,9 @@ def tell(stages: Mapping[str, Train], topology: str, *, as_json: bool) -> bool:
 def check_topology(stage: Train, topology: str) -> list[BucketReport]:
     """Compile the step of every bucket of a stage for a slice of TPUs.
 
-    No data is opened: shapes are those of the buckets or the preset, or one of the
-    whole query_length and passage_length.
+    A teacher that is run beside it is not counted. No data is opened: shapes are those
+    of the buckets or the preset, or one of the whole query_length and passage_length,
+    or pair_length.
 
     Args:
         stage: the config, in the shape of its model; see `in_shape`.
@@ -83,11 +81,13 @@ def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
     check(stage)
     found = devices(topology)
     chip, mesh = chips.find(topology), make_mesh(stage.mesh, found)
-    assert isinstance(stage.model, EmbeddingConfig)  # `in_shape` refuses others
-    module = EmbeddingModule(stage.model)
-    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
-    start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
-    optimizer = fit.optimizer(stage)
+    module = trained.module(stage)
+    words = stand_in(stage.model.encoder.vocab_size)
+    objective = make_objective(
+        stage.objective, module, mesh, stage.sub_batches, words=words
+    )
+    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
+    optimizer = trained.optimizer(stage)
     tx = make_optimizer(optimizer, stage.steps)
     schedule = make_schedule(optimizer, stage.steps)
     like = abstract_state(start, objective, tx, mesh, SHARDING)
@@ -100,18 +100,20 @@ def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
         trainable=optimizer.trainable,
         groups=optimizer.groups,
     )
-    teacher = any(one.teacher_scores for one in datasets(stage.data))
-    for shape, rows in buckets(stage, mesh):
-        group = 1 + stage.data.negatives
+    reads, sets = objective.reads, datasets(stage.data)
+    teacher = bool(stage.teacher.model) or any(one.teacher_scores for one in sets)
+    own = (one.negatives for one in sets)
+    group = 1 + max(stage.data.negatives if one is None else one for one in own)
+    for shape, rows in buckets(stage, mesh, reads=reads, group=group):
         query, passage = shape.query_length, shape.passage_length
         batch = abstract_batch(
             mesh,
             rows,
             group,
-            **lengths_read(objective.reads, query, passage),
+            **lengths_read(reads, query, passage),
             teacher_scores=teacher,
         )
-        counted = count(stage, shape, rows, mesh)
+        counted = counting.count(stage, shape, rows, mesh, group=group, reads=reads)
         yield compile_report(step, like, batch, chip, counted, chips=mesh.size)
 
 
@@ -125,7 +127,7 @@ def in_shape(stages: Mapping[str, Train]) -> dict[str, Train]:
         The same stages; nothing is read or fetched.
 
     Raises:
-        InputError: the zoo does not know a model, or the check does not know a stage.
+        InputError: the zoo does not know a model.
 
     Example:
         >>> stages = {"train": Train(init="BAAI/bge-m3")}
@@ -138,39 +140,51 @@ def in_shape(stages: Mapping[str, Train]) -> dict[str, Train]:
         if stage.init is None and before is not None:
             stage = in_shape_of(stage, before.model, before.data.prompts)
         elif stage.init not in (None, SCRATCH):
-            stage = in_shape_of(stage, _published(stage), Prompts())
-        known = ContrastiveConfig | UnifiedConfig | MomentumConfig
-        counted = isinstance(stage.objective, known)
-        if not counted or not isinstance(stage.model, EmbeddingConfig):
-            raise InputError(
-                "an objective whose arithmetic is counted: contrastive, unified or "
-                "momentum",
-                type(stage.objective).__name__,
-                where=f"--topology, stage {name}",
-            )
+            stage = _published(stage)
         found[name] = before = stage
     return found
 
 
-def _published(stage: Train) -> EmbeddingConfig | RerankerConfig:
+def _published(stage: Train) -> Train:
+    """The stage in the shape of the model that it goes on from, which is here or not.
+
+    Raises:
+        InputError: it is not here, and no model of the tables.
+    """
     assert stage.init is not None
+    if Path(stage.init).exists():
+        origin = open_origin(stage)
+        assert origin is not None
+        return in_shape_of(stage, origin.config, origin.prompts)
+    reranks = isinstance(stage.model, RerankerConfig)
     try:
-        return zoo.find(stage.init).config
+        published = zoo.ZOO.get(stage.init)
+        if published and isinstance(published.config, RerankerConfig) == reranks:
+            return in_shape_of(stage, published.config, Prompts())
+        encoder = zoo.find_encoder(stage.init)
     except InputError as error:
         raise InputError(
-            "a published model whose sizes are known",
+            "a model that is here, or a published one whose sizes are known",
             stage.init,
             where="init",
-            do=f"Leave init out and set its sizes in model. {error.do}",
+            do=f"For this check, name one of the same sizes: --init NAME. {error.do}",
         ) from None
+    # How an encoder's states become a vector or a score, the stage says.
+    model = dataclasses.replace(stage.model, encoder=encoder)
+    return in_shape_of(stage, model, Prompts())
 
 
-def buckets(stage: Train, mesh: Mesh) -> list[tuple[Shape, int]]:
+def buckets(
+    stage: Train, mesh: Mesh, *, reads: Reads = "apart", group: int = 1
+) -> list[tuple[Shape, int]]:
     """Shapes that batches of a stage come in, and their queries, without its data.
 
     Args:
         stage: the config.
         mesh: the devices.
+        reads: what the objective is given of a row; of pairs read together the
+            passage_length is that of both.
+        group: passages of each query.
 
     Returns:
         Those that texts of its lengths can come into; sizes of a preset and of a token
@@ -192,16 +206,18 @@ def buckets(stage: Train, mesh: Mesh) -> list[tuple[Shape, int]]:
     if data.preset:
         edges = presets.BGE_M3_LENGTHS
         sizes = presets.rounded_up(presets.SIZES[data.preset], multiple)
-    edges = edges or (data.passage_length,)
-    longest = max(data.query_length, data.passage_length)
+    alone = reads == "apart"
+    length = data.pair_length if reads == "together" else data.passage_length
+    edges = edges or (length,)
+    longest = max(data.query_length * alone, length)
     used = [i for i in range(len(edges)) if i == 0 or edges[i - 1] < longest]
     found = []
     for i in used:
-        shape = Shape(min(data.query_length, edges[i]), edges[i])
+        shape = Shape(min(data.query_length, edges[i]) * alone, edges[i])
         if sizes:
             rows = sizes[i]
         elif data.batch_tokens:
-            fit = int(data.batch_tokens / shape.tokens(1 + data.negatives))
+            fit = int(data.batch_tokens / shape.tokens(group))
             rows = max(1, fit // multiple) * multiple
         else:
             rows = data.batch_size
@@ -214,50 +230,3 @@ def buckets(stage: Train, mesh: Mesh) -> list[tuple[Shape, int]]:
             )
         found.append((shape, rows))
     return found
-
-
-def count(stage: Train, shape: Shape, rows: int, mesh: Mesh) -> flops.Flops:
-    """FLOPs of a step of a stage over all chips.
-
-    Args:
-        stage: the config, its model in its own sizes.
-        shape: of the batch.
-        rows: queries.
-        mesh: the devices.
-
-    Returns:
-        Model's and hardware's.
-    """
-    assert isinstance(stage.model, EmbeddingConfig)
-    group, shards = 1 + stage.data.negatives, batch_shards(mesh)
-
-    def texts(number: int, length: int, learns: bool = True) -> flops.Texts:
-        n = parts(stage.sub_batches, number, length, shards)
-        return flops.Texts(number, length, n, learns)
-
-    learns = not isinstance(stage.objective, MomentumConfig)
-    return flops.step(
-        stage.objective,
-        stage.model,
-        (
-            texts(rows, shape.query_length),
-            texts(rows * group, shape.passage_length, learns),
-        ),
-        rows=rows,
-        group=group,
-        query_length=shape.query_length,
-        passage_length=shape.passage_length,
-        backward=_backward(stage),
-    )
-
-
-def _backward(stage: Train) -> float:
-    """FLOPs of the encoder's backward pass by those of its forward pass."""
-    if stage.lora.rank and not stage.optimizer.trainable:
-        return 1.0  # the gradient goes through, and to the small pairs alone
-    assert isinstance(stage.model, EmbeddingConfig)
-    module = EmbeddingModule(stage.model)
-    shapes = jax.eval_shape(lambda: starting(module)(jax.random.key(0), None))
-    moves = tree.paths(moving(shapes, fit.trainable(stage)))
-    encoder = any(found for name, found in moves.items() if name.startswith("encoder."))
-    return 2.0 if encoder else 0.0

@@ -20,25 +20,46 @@ def advice(stage: Train, report: BucketReport) -> str:
     """
     if report.fits:
         return ""
-    memory, held = report.chip.memory, report.params + report.optimizer
-    lack = (report.memory - memory) / 1e9
-    changes = []
-    if held > memory / 2 and stage.mesh.fsdp < report.chips:
-        changes.append(f"--mesh.fsdp {min(report.chips, 2 * max(1, stage.mesh.fsdp))}")
-    if stage.model.encoder.remat != "full":
-        changes.append("--model.encoder.remat full")
-    if stage.sub_batches.preset:
-        changes.append("--sub-batches.tokens 8192 in place of the preset")
-    elif stage.sub_batches.tokens:
-        half = max(1, stage.sub_batches.tokens // 2)
-        changes.append(f"--sub-batches.tokens {half}")
-    else:
-        changes.append(f"--sub-batches.count {2 * stage.sub_batches.count}")
-    changes.append("a smaller batch")
+    lack = (report.memory - report.chip.memory) / 1e9
+    held = report.params + report.optimizer
+    tried = changes(stage, held, report.chip.memory, report.chips)
     return (
         f"passages of {report.passage_length:,} tokens lack {lack:.1f} GB a chip: "
-        f"try {', then '.join(changes)}."
+        f"try {tried}."
     )
+
+
+def changes(stage: Train, held: float, memory: float, chips: int) -> str:
+    """What to change where a step does not fit into memory, the mildest first.
+
+    Args:
+        stage: the config.
+        held: bytes of parameters and optimizer on a chip.
+        memory: bytes that it has.
+        chips: how many.
+
+    Returns:
+        Flags, in words.
+
+    Example:
+        >>> changes(Train(), 9.0, 16.0, 4)
+        '--mesh.fsdp 2, then --model.encoder.remat full, then --sub-batches.count 2, \
+then a smaller batch'
+    """
+    found = []
+    if held > memory / 2 and stage.mesh.fsdp < chips:
+        found.append(f"--mesh.fsdp {min(chips, 2 * max(1, stage.mesh.fsdp))}")
+    if stage.model.encoder.remat != "full":
+        found.append("--model.encoder.remat full")
+    if stage.sub_batches.preset:
+        found.append("--sub-batches.tokens 8192 in place of the preset")
+    elif stage.sub_batches.tokens:
+        half = max(1, stage.sub_batches.tokens // 2)
+        found.append(f"--sub-batches.tokens {half}")
+    else:
+        found.append(f"--sub-batches.count {2 * stage.sub_batches.count}")
+    found.append("a smaller batch")
+    return ", then ".join(found)
 
 
 def show(reports: Iterable[BucketReport], stage: Train, topology: str) -> None:

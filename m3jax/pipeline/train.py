@@ -8,7 +8,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from m3jax.core import config as configs
@@ -20,20 +19,16 @@ from m3jax.data import batching, overlap, tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
-from m3jax.data.words import Words
-from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.data.words import stand_in
+from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
-from m3jax.nn.reranker import RerankerModule
-from m3jax.pipeline import fit, report, run
+from m3jax.pipeline import fit, report, run, trained
 from m3jax.pipeline.learner import Learner, Measured, baseline, make_learner, size
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
-from m3jax.training.objectives.make import (
-    check_objective,
-    make_objective,
-    masks_words,
-)
+from m3jax.pipeline.teacher import check_teacher
+from m3jax.training.objectives.make import check_objective, make_objective
 from m3jax.training.optimizer import check_optimizer
 from m3jax.training.state import starting
 from m3jax.training.writer import check_wandb, read
@@ -108,26 +103,20 @@ def run_stages(
 def _check(stage: Train) -> Mesh:
     """Refuse what shows without data; returns the mesh of the stage."""
     mesh = make_mesh(stage.mesh)
-    module = (
-        EmbeddingModule(stage.model)
-        if isinstance(stage.model, EmbeddingConfig)
-        else RerankerModule(stage.model)
-    )
-    words = None
-    if masks_words(stage.objective):
-        # The tokenizer may not be there yet, and only the sizes matter here.
-        size = stage.model.encoder.vocab_size
-        some = np.ones(size, bool)
-        words = Words(some, some, mask_id=0, special_ids=(), vocab_size=size)
+    module = trained.module(stage)
+    # The tokenizer may not be there yet.
+    words = stand_in(stage.model.encoder.vocab_size)
     objective = make_objective(
         stage.objective, module, mesh, stage.sub_batches, words=words
     )
-    start = starting(module, fit.pairs(stage), auxiliary=objective.auxiliary)
+    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
     check_objective(objective, start, mesh, stage.sub_batches)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
-    check_optimizer(shapes, fit.optimizer(stage))
+    check_optimizer(shapes, trained.optimizer(stage))
     check_wandb(stage.wandb)
+    if stage.teacher.model:
+        check_teacher(stage)
     batching.check_sizes(stage.data, batch_shards(mesh) * stage.sub_batches.count)
     return mesh
 

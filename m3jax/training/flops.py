@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import EncoderConfig
+from m3jax.nn.reranker import RerankerConfig
 from m3jax.ops.attention import SPLASH_LENGTH
 from m3jax.training.objectives.contrastive import ContrastiveConfig
-from m3jax.training.objectives.make import ObjectiveConfig, trained_heads
+from m3jax.training.objectives.make import (
+    ObjectiveConfig,
+    masks_words,
+    trained_heads,
+)
+from m3jax.training.objectives.masked_lm import MaskedLMConfig
 from m3jax.training.objectives.momentum import MomentumConfig
-from m3jax.training.objectives.reranking import RerankingConfig
+from m3jax.training.objectives.retromae import RetroMAEConfig
 from m3jax.training.objectives.unified import UnifiedConfig
 
 # Columns of the tables by which `ops.scores.sparse` compares tokens.
@@ -43,9 +49,10 @@ class Flops:
     """FLOPs of one step over all chips; a multiply-add is two.
 
     Attributes:
-        model: forward and backward of the encoder, once, as MFU counts.
+        model: forward and backward of the encoder, and of what masked words need
+            beside it, once, as MFU counts.
         hardware: what is computed: recomputation and the whole of masked blocks too.
-        loss_model: value and gradient of the loss.
+        loss_model: value and gradient of a contrastive loss.
         loss: what is computed for it, float32 in full precision.
     """
 
@@ -161,7 +168,8 @@ def loss(
 
     Dense: 3 x 2 e for each pair of a block. Sparse: tables of up to 4,096 columns,
     which are multiplied twice forward. MaxSim makes its products once; its gradient
-    goes through the nearest token alone.
+    goes through the nearest token alone. A reranker's loss is next to nothing, and
+    that of masked words is counted by `masked_words`.
 
     Args:
         objective: which loss.
@@ -175,8 +183,6 @@ def loss(
         Both.
     """
     e, passages = config.encoder.hidden, rows * group
-    if isinstance(objective, RerankingConfig):
-        return 0.0, 0.0
     if isinstance(objective, MomentumConfig):
         found = 2 * 2.0 * rows * (objective.queue + group) * e  # the queue is fixed
         return found, found
@@ -192,7 +198,8 @@ def loss(
         again = 1 if objective.tile or objective.transport == "ring" else 0
         # With prefixes, the whole width is also scored for what is watched.
         return model, (3 + again) * pairs * widths + bool(objective.dims) * pairs * e
-    assert isinstance(objective, UnifiedConfig)
+    if not isinstance(objective, UnifiedConfig):
+        return 0.0, 0.0
     model = hardware = 0.0
     names = trained_heads(objective)
     if "dense" in names:
@@ -210,9 +217,51 @@ def loss(
     return model, hardware
 
 
+def masked_words(
+    objective: ObjectiveConfig, config: EncoderConfig, texts: tuple[Texts, ...]
+) -> tuple[float, float]:
+    """FLOPs of what masked words need behind the encoder: model's and hardware's.
+
+    Head: 2 d^2 a token. Vocabulary: three products of 2 d v for each token that is
+    told, in the dtype of the model. RetroMAE: a decoder of one layer, whose attention
+    is made again in its backward pass, and all tokens are told.
+
+    Args:
+        objective: one that masks words.
+        config: of the encoder.
+        texts: what is read.
+
+    Returns:
+        Both.
+
+    Example:
+        >>> config = BertConfig(8, 4, layers=1, heads=1, mlp=8)
+        >>> masked_words(MaskedLMConfig(0.5), config, (Texts(1, 2),))
+        (384.0, 384.0)
+    """
+    d, model, hardware = config.hidden, 0.0, 0.0
+    for one in texts:
+        attention = 0.0
+        if isinstance(objective, RetroMAEConfig):
+            assert isinstance(config, BertConfig)
+            told, before = objective.encoder_ratio + 1, 2 * 2.0 * d * d * one.tokens
+            before += 2.0 * (4 * d * d + 2 * d * config.mlp) * one.tokens
+            attention = 4.0 * one.length * d * one.tokens
+        else:
+            alone = isinstance(objective, MaskedLMConfig)
+            told = objective.ratio if alone else getattr(objective, "mlm_ratio", 0.0)
+            before = 2.0 * d * d * one.tokens
+        vocabulary = 3 * 2.0 * d * config.vocab_size * told * one.tokens
+        again = one.parts > 1
+        model += 3 * (before + attention) + vocabulary
+        hardware += (3 + again) * before + (4 + again) * attention * bool(attention)
+        hardware += vocabulary
+    return model, hardware
+
+
 def step(
     objective: ObjectiveConfig,
-    config: EmbeddingConfig,
+    config: EmbeddingConfig | RerankerConfig,
     texts: tuple[Texts, ...],
     *,
     rows: int,
@@ -243,12 +292,25 @@ def step(
         >>> found.model == found.hardware
         True
     """
-    model = hardware = 0.0
+    encoder, model, hardware = config.encoder, 0.0, 0.0
+    words = masks_words(objective)
+    alone = isinstance(objective, RetroMAEConfig | MaskedLMConfig)
     for one in texts:
-        first, second = encoding(config.encoder, one, backward=backward)
+        first, second = encoding(encoder, one, backward=backward)
+        # Beside a contrastive loss all texts are read once more, masked.
+        times = 2 if words and not alone else 1
+        model, hardware = model + times * first, hardware + times * second
+        if alone or isinstance(config, RerankerConfig):
+            continue
         extra = heads(config, trained_heads(objective), one)
         learns = 3 if one.learns else 1
-        model += first + learns * extra
-        hardware += second + (learns + (one.parts > 1 and one.learns)) * extra
-    of_loss = loss(objective, config, rows, group, query_length, passage_length)
+        model += learns * extra
+        hardware += (learns + (one.parts > 1 and one.learns)) * extra
+    if words:
+        first, second = masked_words(objective, encoder, texts)
+        model, hardware = model + first, hardware + second
+    of_loss = 0.0, 0.0
+    if isinstance(config, EmbeddingConfig):
+        sizes = rows, group, query_length, passage_length
+        of_loss = loss(objective, config, *sizes)
     return Flops(model, hardware, *of_loss)

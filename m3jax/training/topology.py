@@ -13,6 +13,7 @@ import jax
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Batch
+from m3jax.training.ahead import compile_step
 from m3jax.training.chips import Chip
 from m3jax.training.collectives import Collective, memory_traffic, of_program
 from m3jax.training.flops import Flops
@@ -21,7 +22,6 @@ from m3jax.training.state import TrainState
 from m3jax.training.step import Step
 
 _KNOWN = "v4:2x2x4, v5e:4x4, v5p:4x4x4 and v6e:8x8"
-_SIZE = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def compile_report(
     extra += held(batch)
     texts = batch.passage if batch.pair is None else batch.pair
     start = time.perf_counter()
-    lowered = step.lower(like, batch)  # pyright: ignore[reportFunctionMemberAccess]
+    compiled, needed = compile_step(step, like, batch)
     about: dict[str, Any] = {
         "query_length": batch.query.ids.shape[-1] if batch.query else 0,
         "passage_length": texts.ids.shape[-1],
@@ -235,13 +235,9 @@ def compile_report(
         "optimizer": optimizer,
         "extra": extra,
         "flops": _each(flops, chips),
+        "compile_seconds": time.perf_counter() - start,
     }
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = memory_needed(str(error))
-        if needed is None:
-            raise
+    if compiled is None:
         return BucketReport(
             **about,
             temporary=max(0, needed - params - optimizer - extra),
@@ -249,19 +245,16 @@ def compile_report(
             compiled=False,
             collectives=(),
             traffic=0,
-            compile_seconds=time.perf_counter() - start,
         )
-    seconds = time.perf_counter() - start
-    found, program = compiled.memory_analysis(), parse(compiled.as_text())
-    output = found.output_size_in_bytes - found.alias_size_in_bytes
+    found, program = compiled.memory_analysis(), parse(compiled.as_text() or "")
+    assert found is not None  # every TPU's compiler tells
     return BucketReport(
         **about,
         temporary=found.temp_size_in_bytes,
-        output=max(0, output),
+        output=needed - found.argument_size_in_bytes - found.temp_size_in_bytes,
         compiled=True,
         collectives=of_program(program),
         traffic=memory_traffic(program),
-        compile_seconds=seconds,
     )
 
 
@@ -278,18 +271,6 @@ def held(tree: Any) -> int:
         shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
         total += math.prod(shape) * leaf.dtype.itemsize
     return total
-
-
-def memory_needed(message: str) -> int | None:
-    """Bytes that a step would need, from what a TPU's compiler says; None = not told.
-
-    Example:
-        >>> memory_needed("Ran out of memory in memory space hbm. Used 2.5G of 1G hbm.")
-        2684354560
-    """
-    if found := _SIZE.search(message):
-        return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
-    return None
 
 
 def _each(flops: Flops, chips: int) -> Flops:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,13 +14,24 @@ from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.config import DataConfig
 from m3jax.data.shapes import Shape
 from m3jax.nn.embedding import EmbeddingConfig
-from m3jax.pipeline import topology, topology_tables
+from m3jax.nn.reranker import RerankerConfig
+from m3jax.pipeline import counting, topology, topology_tables
 from m3jax.pipeline.stage import Train
 from m3jax.testing import tiny_config
+from m3jax.training import flops
+from m3jax.training.abstract import abstract_batch
 from m3jax.training.chips import CHIPS
-from m3jax.training.objectives import RetroMAEConfig, SubBatches
+from m3jax.training.objectives import (
+    ContrastiveConfig,
+    MaskedLMConfig,
+    RerankingConfig,
+    RetroMAEConfig,
+    SubBatches,
+)
+from m3jax.training.objectives.make import ObjectiveConfig
 from m3jax.training.optimizer import OptimizerConfig
 
+GOLDEN = Path(__file__).parent.parent / "golden"
 # As little as there is to compile.
 MODEL = tiny_config(layers=1, dropout=0.0, remat="none")
 DATA: dict[str, Any] = {"batch_size": 16, "query_length": 8, "passage_length": 32}
@@ -69,7 +81,8 @@ def test_buckets_of_a_preset() -> None:
 def test_a_token_budget_and_sub_batches() -> None:
     config = stage(batch_tokens=1_000, negatives=1)
     config = dataclasses.replace(config, sub_batches=SubBatches(count=1))
-    assert topology.buckets(config, make_mesh(MeshConfig())) == [(Shape(8, 32), 8)]
+    found = topology.buckets(config, make_mesh(MeshConfig()), group=2)
+    assert found == [(Shape(8, 32), 8)]
     config = dataclasses.replace(stage(), sub_batches=SubBatches(count=3))
     with pytest.raises(InputError, match="A multiple of 24"):
         topology.buckets(config, make_mesh(MeshConfig()))
@@ -82,7 +95,7 @@ def test_heads_alone_need_no_backward_pass_of_the_encoder() -> None:
     heads = OptimizerConfig(trainable="^sparse")
     others = OptimizerConfig(trainable=r"^(?!(sparse)\.)")
     found = {
-        name: topology.count(one, shape, 16, mesh).model
+        name: counting.count(one, shape, 16, mesh, group=1).model
         for name, one in {
             "all": full,
             "heads": dataclasses.replace(full, optimizer=heads),
@@ -94,11 +107,66 @@ def test_heads_alone_need_no_backward_pass_of_the_encoder() -> None:
 
 def test_only_published_models_have_sizes() -> None:
     config = dataclasses.replace(stage(), init="some/folder")
-    with pytest.raises(InputError, match="init: expected a published model"):
+    with pytest.raises(InputError, match="init: expected a model that is here, or"):
         topology.in_shape({"train": config})
-    config = dataclasses.replace(stage(), objective=RetroMAEConfig())
-    with pytest.raises(InputError, match=r"arithmetic is counted.*RetroMAEConfig"):
-        topology.in_shape({"train": config})
+
+
+def test_a_bare_encoder_becomes_what_the_stage_says() -> None:
+    """Of a folder that is here, its own files say how large it is."""
+    first = dataclasses.replace(stage(), init="Qwen/Qwen3-0.6B-Base")
+    found = topology.in_shape({"first": first})["first"].model
+    assert isinstance(found, EmbeddingConfig) and found.pooling == MODEL.pooling
+    assert (found.encoder.vocab_size, found.encoder.layers) == (151_936, 28)
+    reranks = Train(
+        init="BAAI/bge-m3", model=RerankerConfig(), objective=RerankingConfig()
+    )
+    model = topology.in_shape({"first": reranks})["first"].model
+    assert isinstance(model, RerankerConfig) and model.encoder.hidden == 1_024
+    here = dataclasses.replace(stage(), init=str(GOLDEN / "bert"))
+    assert topology.in_shape({"first": here})["first"].model.encoder.hidden < 100
+
+
+def test_shapes_of_what_is_read_alone_and_together() -> None:
+    mesh, data = make_mesh(MeshConfig()), stage(pair_length=48)
+    assert topology.buckets(data, mesh, reads="passages") == [(Shape(0, 32), 16)]
+    assert topology.buckets(data, mesh, reads="together") == [(Shape(0, 48), 16)]
+
+
+@pytest.mark.parametrize(
+    "objective", [RetroMAEConfig(), MaskedLMConfig(), ContrastiveConfig(mlm_weight=0.1)]
+)
+def test_masked_words_cost_more_than_the_encoder(objective: ObjectiveConfig) -> None:
+    """Head and vocabulary in the least, of what every chip computes."""
+    mesh = make_mesh(MeshConfig())
+    config = dataclasses.replace(stage(), objective=objective)
+    alone = isinstance(objective, RetroMAEConfig | MaskedLMConfig)
+    found = counting.count(
+        config, Shape(8 * (not alone), 32), 16, mesh, group=1,
+        reads="passages" if alone else "apart",
+    )  # fmt: skip
+    encoder = flops.encoding(MODEL.encoder, flops.Texts(16, 32))[0]
+    words = 3 * 2 * MODEL.encoder.hidden * MODEL.encoder.vocab_size * 16 * 32
+    told = 1.3 if isinstance(objective, RetroMAEConfig) else 0.15
+    assert found.model > encoder + words * told
+    assert found.hardware >= found.model
+
+
+def test_a_batch_is_counted_by_its_shape() -> None:
+    mesh, config = make_mesh(MeshConfig()), stage()
+    batch = abstract_batch(mesh, 16, 2, query_length=8, passage_length=32)
+    found = counting.of_batches(config, mesh, "apart")(batch)
+    assert found == counting.count(config, Shape(8, 32), 16, mesh, group=2).model
+    assert counting.peak(mesh) is None
+    pairs = abstract_batch(mesh, 16, 2, pair_length=40)
+    reranks = Train(model=RerankerConfig(MODEL.encoder), objective=RerankingConfig())
+    found = counting.of_batches(reranks, mesh, "together")(pairs)
+    assert found == flops.encoding(MODEL.encoder, flops.Texts(32, 40))[0]
+
+
+def test_the_peak_of_all_chips(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = make_mesh(MeshConfig())
+    monkeypatch.setattr(counting.chips, "find", lambda _: CHIPS["v5e"])
+    assert counting.peak(mesh) == 8 * CHIPS["v5e"].flops
 
 
 def test_a_later_stage_has_the_shape_of_the_one_before() -> None:
