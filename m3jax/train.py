@@ -8,6 +8,8 @@ from m3jax.core import cli, distributed
 from m3jax.pipeline import flags
 
 PROG = "python -m m3jax.train"
+# One process does what these ask for, on a host of a pod too.
+_ALONE = ("-h", "--help", "--topology")
 DESCRIPTION = (
     "Train a text-embedding model as a config file says, evaluate it and export it. "
     "The same command run again goes on where it stopped. Every field of the config "
@@ -48,7 +50,8 @@ class Program:
 def main() -> None:
     """Run the program."""
     args = sys.argv[1:]
-    if not {"-h", "--help"}.intersection(args):
+    alone = any(word.partition("=")[0] in _ALONE for word in args)
+    if not alone:
         # The config is Python, and may look at the devices.
         distributed.start(**distributed.from_args(args))
     program, stages, name = flags.parse(

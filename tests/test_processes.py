@@ -26,14 +26,14 @@ WORDS = ("--steps", "50", "--evaluate-every", "25", "--data.query-length", "16")
 WORDS += ("--optimizer.learning-rate", "3e-3", "--data.workers", "0")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     write_data(folder)
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def alone(folder: Path) -> Path:
     """A run of one process with one device."""
     (done,) = ended(launch([folder], *WORDS, "--run-dir", "alone"))
@@ -219,6 +219,28 @@ def test_ctrl_c_in_all(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("group", [False, True], ids=["one", "group"])
+def test_sigterm_in_all(folder: Path, alone: Path, group: bool) -> None:
+    """As schedulers send it, some of them to every process of a job: all save."""
+    name = f"preempted-{group}"
+    words = [*WORDS, "--data.workers", "1", "--run-dir", name, "--mesh.fsdp", "2"]
+    processes = launch([folder] * 2, *words)
+    wait_for(in_training(folder / name, 5), processes)
+    for process in processes:
+        (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+    done = ended(processes, seconds=100)
+    assert [one.code for one in done] == [0, 0], [one.err for one in done]
+    saved = folder / name / "train/checkpoints"
+    step = max(int(path.name) for path in saved.iterdir() if path.name.isdigit())
+    assert f"preempted: step {step} is saved" in done[0].err
+    assert not (folder / name / "results.json").exists()
+    done = ended(launch([folder] * 2, *words))
+    assert [one.code for one in done] == [0, 0], [one.err for one in done]
+    assert_same(folder / name, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_killed_and_gone_on_with_by_other_numbers(folder: Path, alone: Path) -> None:
     """Four processes, then two with two devices each, then one with four."""
     run = folder / "changing"
@@ -266,22 +288,25 @@ def test_a_run_folder_that_one_does_not_see(folder: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-def test_a_damaged_checkpoint(folder: Path, alone: Path) -> None:
-    words = [*WORDS, "--run-dir", "damaged", "--mesh.fsdp", "2"]
+@pytest.mark.parametrize("parts", ["ocdbt.process_1", ""], ids=["one", "all"])
+def test_a_damaged_checkpoint(folder: Path, alone: Path, parts: str) -> None:
+    """Where one process alone meets the damage, the others do not wait for it."""
+    name = f"damaged{parts[-2:]}"
+    words = [*WORDS, "--run-dir", name, "--mesh.fsdp", "2"]
     processes = launch([folder] * 2, *words)
-    wait_for(in_training(folder / "damaged", 30), processes)
+    wait_for(in_training(folder / name, 30), processes)
     for process in processes:
         process.kill()
     ended(processes)
-    step = folder / "damaged/train/checkpoints/25/state"
-    content = [path for path in step.rglob("d/*") if path.is_file()]
+    step = folder / name / "train/checkpoints/25/state"
+    content = [x for x in (step / parts).rglob("d/*") if x.is_file()]
     assert content
     for path in content:
-        os.truncate(path, path.stat().st_size // 2)
+        os.truncate(path, 0)
     done = ended(launch([folder] * 2, *words))
     assert [one.code for one in done] == [0, 0], [one.err for one in done]
     assert done[0].err.count("the checkpoint of step 25 is damaged") == 1
-    assert_same(folder / "damaged", alone)
+    assert_same(folder / name, alone)
 
 
 def test_a_port_that_is_taken(

@@ -287,7 +287,8 @@ def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
     process.communicate()
 
 
-@pytest.fixture(scope="module")
+# Other tests of the worker come between those of a group.
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that nothing disturbs, and what it printed."""
     folder = tmp_path_factory.mktemp("whole")
@@ -318,7 +319,6 @@ def test_a_run_leaves_what_it_should(whole: tuple[Path, str]) -> None:
     assert after["ndcg@10"] == pytest.approx(max(dev.values()), abs=1e-6)
 
 
-@pytest.mark.xdist_group("runs")
 @pytest.mark.xdist_group("runs")
 def test_the_model_is_the_one_that_was_measured(whole: tuple[Path, str]) -> None:
     import m3jax

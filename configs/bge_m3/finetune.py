@@ -14,7 +14,7 @@ multiples of the devices), about 6,000 steps that warm the heads, self-distillat
 the weights of all losses. Of the scripts, not of the paper: learning rate 1e-5, warm-up
 0.1, temperature 0.02. Our choice: in the first stage the new heads alone are trained,
 at 1e-4 and without self-distillation; 2 epochs in the second, whose length is not
-published.
+published; weight decay 0.01; queries of 512 tokens.
 
 Sizes: base; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """

@@ -8,8 +8,9 @@
 Hardware: TPU v5p-64 (32 chips); published: 32 A100 of 40 GB. Time and score of this
 config are not measured. --data.dev names a BEIR folder or graded pairs to watch.
 Data: rows {"text": "..."}; published are 184 million, of Pile, Wudao and mC4.
-Published: learning rate 7e-5, 20,000 steps, 32 texts x 16 accumulated a device, that
-is 16,384 in all; the share of masked tokens is RetroMAE's (0.3, decoder 0.5).
+Published: learning rate 7e-5, 20,000 steps, batch 32 x 16 accumulated, which we read as
+that of a device, 16,384 in all; the share of masked tokens is RetroMAE's (0.3, decoder
+0.5).
 Unconfirmed: how 514 rows of positions became 8,194, so the first command is our way.
 Our choice: warm-up and weight decay, as RetroMAE's own recipe has them.
 

@@ -36,6 +36,7 @@ TASKS = {
     "similarity": "Retrieve semantically similar text",
     "classification": "Given a text, retrieve the category it belongs to",
 }
+PROMPT = "Instruct: {task} \n Query: "
 # For the smoke size: folder of $M3JAX_DATA -> task.
 REAL = {"medquad": "retrieval", "parakqc": "similarity"}
 
@@ -58,7 +59,10 @@ def get_config(size: Literal["v2", "v1", "smoke"] = "v2") -> Train:
             batch_size=768,
             query_length=512,
             passage_length=512,
-            prompts=Prompts(task="Instruct: {task} \n Query: "),
+            # Held-out queries have no task of their own: they are asked to retrieve.
+            prompts=Prompts(
+                query=PROMPT.replace("{task}", TASKS["retrieval"]), task=PROMPT
+            ),
             instructions={name: (text,) for name, text in TASKS.items()},
         ),
         model=EmbeddingConfig(encoder, "mean"),

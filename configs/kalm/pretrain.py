@@ -9,8 +9,8 @@ Data: rows {"query": "...", "pos": ["..."]}; unconfirmed: about 470 million pair
 2 % of the queries (1,000 at most) are held out and select the checkpoint.
 Published: Qwen2-0.5B, mean pooling, 512 tokens, causal in V1 and bidirectional in V2;
 of the script for fine-tuning: temperature 0.01, warm-up 0.1, widths 896 to 64 with
-weights 1 to 0.1. Not known of this stage: learning rate and batch, and whether it had
-Matryoshka at all; these are our choice.
+weights 1 to 0.1. Not known of this stage: learning rate, weight decay and batch, and
+whether it had Matryoshka at all; these are our choice.
 
 Sizes: v2, v1; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """

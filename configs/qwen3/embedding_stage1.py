@@ -10,8 +10,8 @@ Qwen3-32B. Each data set with its own task is a mixture, as in configs/mixture.p
 Published: Qwen3's base models, causal attention, the state of <|endoftext|>, "Instruct:
 ...\nQuery:" before queries, the four kinds of negatives and the margin of 0.1.
 Unconfirmed: temperature 0.01, the example in the document that its authors refer to.
-Not disclosed, so our choice: learning rate, batch, lengths and steps (one pass over
-150 million pairs).
+Not disclosed, so our choice: learning rate, warm-up 0.05, weight decay 0.01, batch,
+lengths and steps (one pass over 150 million pairs).
 
 Sizes: 0.6B, 4B, 8B; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """

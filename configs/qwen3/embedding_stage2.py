@@ -11,8 +11,9 @@ labelled pairs and 12 million synthetic ones whose cosine is above 0.7. Each dat
 with its own task is a mixture, as in configs/mixture.py.
 Published: as in the first stage; Matryoshka. Unconfirmed: temperature 0.01 and learning
 rate 6e-6, an example in the document that its authors refer to. Not disclosed, so our
-choice: batch, negatives, lengths, epochs, and the widths of Matryoshka with their
-weights (halves down to 32, the smallest that is documented; 1 each).
+choice: batch, negatives, lengths, epochs, warm-up 0.05, weight decay 0.01, and the
+widths of Matryoshka with their weights (halves down to 32, the smallest that is
+documented; 1 each).
 
 Sizes: 0.6B, 4B, 8B; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """

@@ -10,8 +10,9 @@ of the hub's princeton-nlp/datasets-for-simcse). --data.dev names the graded pai
 select the checkpoint, by default STS-B's dev set of the hub.
 Published: temperature 0.05, batches of 64, 32 tokens, 1 epoch, learning rate 3e-5
 (base) or 1e-5 (large), no warm-up, dropout 0.1, the head in training only, the best of
-STS-B dev every 250 steps (every 125 in the code). --objective.mlm-weight 0.1 adds the
-published loss on masked words, which is off by default.
+STS-B dev every 250 steps (every 125 in the code). Ours drops hidden states and no
+attention weights, where BERT drops both. --objective.mlm-weight 0.1 adds the published
+loss on masked words, which is off by default.
 
 Sizes: base, large (BERT); smoke (a few steps of a tiny random model, in a minute on 2
 cores: sentences of STS-B where M3JAX_DATA is set, else the built-in pairs).

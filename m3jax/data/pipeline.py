@@ -171,8 +171,11 @@ def on_devices(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> Bat
 def _init_worker(index: int, count: int) -> None:
     """Keep a worker off the accelerators, and its tokenizer in the calling thread."""
     del index, count
-    # Ctrl-C reaches every process of a terminal; this one ends with its parent.
+    # Ctrl-C reaches every process of a terminal, and a scheduler's SIGTERM every one of
+    # a job, which still needs batches until its state is saved. This one ends with its
+    # parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     jax.config.update("jax_platforms", "cpu")
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -16,10 +16,12 @@ from m3jax.core.types import Batch, Params
 from m3jax.data import batching, pipeline
 from m3jax.data.batches import Batcher
 from m3jax.data.plan import Plan
+from m3jax.data.records import Similarity
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, measure
 from m3jax.data.words import word_starts
 from m3jax.nn.encoder import SHARDING
+from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import counting, trained
 from m3jax.pipeline.learner import Learner, selects
 from m3jax.pipeline.memory import compiled_within
@@ -33,6 +35,8 @@ from m3jax.training.objectives.make import (
     make_objective,
     masks_words,
 )
+from m3jax.training.objectives.reranking import RerankingConfig
+from m3jax.training.objectives.unified import UnifiedConfig
 from m3jax.training.optimizer import make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -49,6 +53,21 @@ def check_data(stage: Train, data: Data) -> None:
     Raises:
         InputError: names the data set.
     """
+    for name, one in (("dev", data.dev), ("test", data.test)):
+        if isinstance(stage.model, RerankerConfig) and isinstance(one, Similarity):
+            raise InputError(
+                "queries and passages to put into order, as a BEIR folder",
+                "graded pairs",
+                where=f"data.{name}",
+            )
+    taught = ContrastiveConfig | UnifiedConfig | RerankingConfig
+    for one in data.sets:
+        if one.config.teacher_scores and not isinstance(stage.objective, taught):
+            raise InputError(
+                "no teacher_scores, which this objective does not read",
+                "True",
+                where=f"{one.name}: teacher_scores",
+            )
     contrasts = isinstance(stage.objective, ContrastiveConfig)
     for one in data.sets:
         if one.scan.kind == "scored" and not contrasts:
@@ -167,7 +186,15 @@ def fit(
         groups=moves.groups,
     )
     step = compiled_within(
-        stage, step, state, batcher, mesh, start=first, stop=steps, ready=ready
+        stage,
+        step,
+        state,
+        batcher,
+        mesh,
+        start=first,
+        stop=steps,
+        ready=ready,
+        beside=0 if teacher is None else teacher.held,
     )
     writer = Silent()
     if distributed.first():

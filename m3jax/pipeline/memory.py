@@ -29,6 +29,7 @@ def compiled_within(
     start: int,
     stop: int,
     ready: Callable[[Batch], Batch],
+    beside: int = 0,
 ) -> Step:
     """Compile the step for every shape that will come, where devices tell their memory.
 
@@ -43,6 +44,7 @@ def compiled_within(
         start: first step.
         stop: the step after the last.
         ready: what is done to a batch before its step.
+        beside: bytes of a device that something else holds.
 
     Returns:
         The step, compiled or as it was.
@@ -53,6 +55,7 @@ def compiled_within(
     limit = memory_limit()
     if limit is None:
         return step
+    limit -= beside
 
     def make(number: int) -> Batch:
         return ready(on_devices(batcher(number), batch_sharding(mesh)))

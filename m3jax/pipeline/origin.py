@@ -64,6 +64,14 @@ def open_origin(stage: Train) -> Origin | None:
         return Origin(model.config, Prompts(), model.tokenizer, read)
     pooling = None if isinstance(stage.model, RerankerConfig) else stage.model.pooling
     model, read = folder.open_model(stage.init, default_pooling=pooling or "cls")
+    if isinstance(stage.model, RerankerConfig):
+        # Of an embedding model its encoder: heads and prompts are of no use here.
+        return Origin(
+            model.config,
+            Prompts(),
+            model.tokenizer,
+            lambda mesh: {"encoder": read(mesh)["encoder"]},
+        )
     return Origin(model.config, model.prompts, model.tokenizer, read)
 
 
@@ -78,7 +86,8 @@ def in_shape_of(
     Args:
         stage: the config.
         config: of the model to go on from.
-        prompts: of that model; the stage's own come first.
+        prompts: of that model; the stage's own come first, and a reranker that goes on
+            from an embedding model has no use for them.
 
     Returns:
         The stage.
@@ -97,7 +106,8 @@ def in_shape_of(
             if hasattr(config.encoder, name) and hasattr(wanted.encoder, name)
         },
     )
-    if prompts != Prompts() and stage.data.prompts == Prompts():
+    embeds = isinstance(wanted, EmbeddingConfig)
+    if embeds and prompts != Prompts() and stage.data.prompts == Prompts():
         data = dataclasses.replace(stage.data, prompts=prompts)
         stage = dataclasses.replace(stage, data=data)
     if isinstance(wanted, RerankerConfig):

@@ -1,5 +1,6 @@
 """A run folder: whose it is, and what it came from."""
 
+import copy
 import json
 import platform
 import secrets
@@ -25,7 +26,8 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
     Args:
         folder: the run folder; need not exist.
         config: the whole config, as JSON values.
-        fresh: the run is to start anew, so its config may differ.
+        fresh: the run is to start anew, so its config may differ. Mesh, sub-batches and
+            other fields that change no result may always.
 
     Raises:
         InputError: with the fields that differ.
@@ -46,7 +48,7 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
         old = json.loads(saved.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError("JSON", str(error), where=str(saved)) from None
-    rows = configs.difference(old, config)
+    rows = configs.difference(_identity(old), _identity(config))
     if rows:
         raise InputError(
             "the config that this run was made with",
@@ -54,6 +56,39 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
             where=str(folder),
             do="Name another --run-dir, or start it anew with --fresh.",
         )
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run folder holds anything that a training has made."""
+    kinds = ("metrics.jsonl", "*/metrics.jsonl", "*/checkpoints/*")
+    return any(found for kind in kinds for found in folder.glob(kind))
+
+
+# Fields of a stage that change where and how it is computed, and not what comes out: a
+# run goes on with others, on another slice too. Its batches are compared apart.
+_FREE = (
+    ("mesh",),
+    ("sub_batches",),
+    ("model", "encoder", "remat"),
+    ("data", "workers"),
+    ("data", "cache"),
+    ("checkpoints",),
+    ("checkpoint_every",),
+    ("wandb",),
+)
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What of the config of a run makes it this run."""
+    found = copy.deepcopy(config)
+    for stage in found.values():
+        for *path, last in _FREE:
+            inner: Any = stage
+            for name in path:
+                inner = inner.get(name, {}) if isinstance(inner, dict) else {}
+            if isinstance(inner, dict):
+                inner.pop(last, None)
+    return found
 
 
 def _is_run(folder: Path) -> bool:
@@ -105,10 +140,21 @@ def open_folder(
                 where=str(folder),
                 do="Restore the files, or start the run anew with --fresh.",
             )
+        _add_start(path)
         return
     files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     whole = {"stages": lineage, "git": _git(), "versions": _versions()}
     files.write_text(path, json.dumps(whole, indent=2) + "\n")
+
+
+def _add_start(path: Path) -> None:
+    """Note where a run is gone on with by other code or other versions."""
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    now = {"git": _git(), "versions": _versions()}
+    last = whole.get("starts", [whole])[-1]
+    if {name: last.get(name) for name in now} != now:
+        whole["starts"] = [*whole.get("starts", []), now]
+        files.write_text(path, json.dumps(whole, indent=2) + "\n")
 
 
 def require_shared(folder: Path, *, patience: float = 60.0) -> None:

@@ -149,6 +149,28 @@ def check(stage: Train) -> None:
             stage.examples,
         ),
         (
+            stage.epochs is not None
+            or stage.examples is not None
+            or (stage.optimizer.warmup_steps or 0) <= stage.steps,
+            "optimizer.warmup_steps",
+            f"at most steps={stage.steps}",
+            stage.optimizer.warmup_steps,
+        ),
+        (
+            sum(
+                value != default
+                for value, default in (
+                    (stage.sub_batches.count, 1),
+                    (stage.sub_batches.tokens, 0),
+                    (stage.sub_batches.preset, ""),
+                )
+            )
+            <= 1,
+            "sub_batches",
+            "a count, tokens or a preset",
+            "several of them",
+        ),
+        (
             max(lengths) <= encoder.max_length,
             "data lengths",
             f"at most {encoder.max_length} tokens, by model.encoder.max_positions",

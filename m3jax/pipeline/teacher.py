@@ -21,6 +21,7 @@ from m3jax.pipeline.stage import Train
 from m3jax.training.objectives.contrastive import ContrastiveConfig
 from m3jax.training.objectives.texts import parts
 from m3jax.training.objectives.unified import UnifiedConfig
+from m3jax.training.topology import held
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Teacher:
     Attributes:
         pairing: how it reads query and passage together.
         score: puts teacher_scores into a batch, in place of the pairs.
+        held: bytes of its parameters on a device.
     """
 
     pairing: Pairing
     score: Callable[[Batch], Batch]
+    held: int
 
 
 def open_teacher(stage: Train, mesh: Mesh) -> Teacher | None:
@@ -82,6 +85,7 @@ def open_teacher(stage: Train, mesh: Mesh) -> Teacher | None:
             own_tasks=False,
         ),
         scored,
+        held(params),
     )
 
 

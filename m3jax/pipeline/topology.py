@@ -208,12 +208,19 @@ def buckets(
         sizes = presets.rounded_up(presets.SIZES[data.preset], multiple)
     alone = reads == "apart"
     length = data.pair_length if reads == "together" else data.passage_length
+    own = {
+        "query": [one.query_length for one in datasets(data)],
+        "passage": [one.passage_length for one in datasets(data)],
+    }
+    query = max([data.query_length, *(x for x in own["query"] if x)])
+    if reads != "together":
+        length = max([length, *(x for x in own["passage"] if x)])
     edges = edges or (length,)
-    longest = max(data.query_length * alone, length)
+    longest = max(query * alone, length)
     used = [i for i in range(len(edges)) if i == 0 or edges[i - 1] < longest]
     found = []
     for i in used:
-        shape = Shape(min(data.query_length, edges[i]) * alone, edges[i])
+        shape = Shape(min(query, edges[i]) * alone, edges[i])
         if sizes:
             rows = sizes[i]
         elif data.batch_tokens:

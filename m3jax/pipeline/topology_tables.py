@@ -43,16 +43,16 @@ def changes(stage: Train, held: float, memory: float, chips: int) -> str:
 
     Example:
         >>> changes(Train(), 9.0, 16.0, 4)
-        '--mesh.fsdp 2, then --model.encoder.remat full, then --sub-batches.count 2, \
-then a smaller batch'
+        '--mesh.fsdp 2, then --sub-batches.count 2, then a smaller batch'
     """
     found = []
-    if held > memory / 2 and stage.mesh.fsdp < chips:
-        found.append(f"--mesh.fsdp {min(chips, 2 * max(1, stage.mesh.fsdp))}")
+    more = 2 * max(1, stage.mesh.fsdp)
+    if held > memory / 2 and chips % (more * max(1, stage.mesh.tensor)) == 0:
+        found.append(f"--mesh.fsdp {more}")
     if stage.model.encoder.remat != "full":
         found.append("--model.encoder.remat full")
     if stage.sub_batches.preset:
-        found.append("--sub-batches.tokens 8192 in place of the preset")
+        found.append("--sub-batches.preset '' --sub-batches.tokens 8192")
     elif stage.sub_batches.tokens:
         half = max(1, stage.sub_batches.tokens // 2)
         found.append(f"--sub-batches.tokens {half}")
@@ -92,6 +92,11 @@ def show(reports: Iterable[BucketReport], stage: Train, topology: str) -> None:
     for one in reports:
         if told := advice(stage, one):
             console.print(told)
+        if not all(sent.known for sent in one.collectives):
+            console.print(
+                f"passages of {one.passage_length:,} tokens: some of what is sent is "
+                "in a loop whose length is not known, and counts once."
+            )
 
 
 MEMORY = (

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -19,7 +20,7 @@ from m3jax.data import batching, overlap, tokenize
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
-from m3jax.data.words import stand_in
+from m3jax.data.words import stand_in, word_starts
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
 from m3jax.pipeline import fit, report, run, trained
@@ -28,10 +29,16 @@ from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
 from m3jax.pipeline.teacher import check_teacher
-from m3jax.training.objectives.make import check_objective, make_objective
-from m3jax.training.optimizer import check_optimizer
-from m3jax.training.state import starting
+from m3jax.training.objectives.make import (
+    check_objective,
+    make_objective,
+    masks_words,
+)
+from m3jax.training.optimizer import check_optimizer, make_optimizer
+from m3jax.training.state import abstract_state, starting
 from m3jax.training.writer import check_wandb, read
+
+T = TypeVar("T")
 
 
 def run_stages(
@@ -70,10 +77,13 @@ def run_stages(
     found = resolve(stages, folder)
     # Of a model to go on from, what it is and not what the config would have made.
     config = {one.name: configs.to_dict(one.stage) for one in found}
-    run.check_folder(folder, config, fresh=fresh)
-    meshes = {one.name: _check(one.stage) for one in found}
+    begun = run.has_begun(folder)
+    run.check_folder(folder, config, fresh=fresh or not begun)
+    # Nothing is lost where nothing was trained, under whatever config.
+    fresh = fresh or not begun
+    meshes = {one.name: _at(one, found, _check) for one in found}
     left = [one for one in found if fresh or not report.is_finished(one.logs)]
-    data = {one.name: _open(one) for one in left}
+    data = {one.name: _at(one, found, _open) for one in left}
     lineage = {
         one.name: run.describe(data[one.name], one.parent or one.stage.init)
         for one in left
@@ -100,8 +110,17 @@ def run_stages(
         report.show(folder, {one.name: one.logs for one in found})
 
 
-def _check(stage: Train) -> Mesh:
+def _at(one: Resolved, stages: list[Resolved], do: Callable[[Resolved], T]) -> T:
+    """Do something with a stage, whose errors name it where it is not the only one."""
+    try:
+        return do(one)
+    except InputError as error:
+        raise error if len(stages) == 1 else error.at(one.name) from None
+
+
+def _check(one: Resolved) -> Mesh:
     """Refuse what shows without data; returns the mesh of the stage."""
+    stage = one.stage
     mesh = make_mesh(stage.mesh)
     module = trained.module(stage)
     # The tokenizer may not be there yet.
@@ -110,10 +129,13 @@ def _check(stage: Train) -> Mesh:
         stage.objective, module, mesh, stage.sub_batches, words=words
     )
     start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
-    check_objective(objective, start, mesh, stage.sub_batches)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
+    check_objective(objective, start, mesh, stage.sub_batches)
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
-    check_optimizer(shapes, trained.optimizer(stage))
+    moves = trained.optimizer(stage)
+    check_optimizer(shapes, moves)
+    # And what the objective keeps beside them.
+    abstract_state(start, objective, make_optimizer(moves, 2), mesh, SHARDING)
     check_wandb(stage.wandb)
     if stage.teacher.model:
         check_teacher(stage)
@@ -128,10 +150,28 @@ def _open(one: Resolved) -> Data:
     if distributed.first() and not shipped:
         for line in overlap.told(overlap.count_overlap(data)):
             print(line, file=sys.stderr)
-    own = one.stage.tokenizer.pretrained
-    if own is not None and one.origin is None and one.parent is None:
-        tokenize.load(own)  # it is there, before we write
+    if one.parent is None:
+        _check_tokenizer(one)
     return data
+
+
+def _check_tokenizer(one: Resolved) -> None:
+    """Refuse, before anything is written, a tokenizer that does not do."""
+    stage, own = one.stage, one.stage.tokenizer.pretrained
+    found = None if one.origin is None else one.origin.tokenizer
+    if found is None and own is not None:
+        found = tokenize.load(own)
+    masks = masks_words(stage.objective)
+    if found is not None:
+        check_prompts(stage, found)
+        if masks:
+            word_starts(found)
+    elif masks and not stage.tokenizer.mask:
+        raise InputError(
+            f"True, because {type(stage.objective).__name__} masks words",
+            "False",
+            where="tokenizer.mask",
+        )
 
 
 def _train(

@@ -150,7 +150,8 @@ class Checkpoints:
         Returns:
             The state, or None when there is no checkpoint.
         """
-        while (step := self._manager.latest_step()) is not None:
+        while (step := self._last()) is not None:
+            self._check_structure(step, like)
             reason, state = None, None
             try:
                 state = self._restore(step, like)
@@ -167,6 +168,29 @@ class Checkpoints:
                 return state
             self._set_aside(step, next(filter(None, reasons)))
         return None
+
+    def _last(self) -> int | None:
+        """The same for all processes, whatever their file systems have cached."""
+        return distributed.share("last step", self._manager.latest_step)
+
+    def _check_structure(self, step: int, like: TrainState) -> None:
+        """Refuse a whole checkpoint of another state: it is no damage."""
+        try:
+            handler = ocp.PyTreeCheckpointHandler()
+            saved = handler.metadata(self._state(step))
+            found = _leaves(saved.tree if hasattr(saved, "tree") else saved)
+        except Exception:  # it is damaged, as the attempt to read it will tell
+            return
+        wanted = _leaves(_to_dict(like))
+        other = sorted(set(found.items()) ^ set(wanted.items()))
+        if other:
+            name = other[0][0]
+            raise InputError(
+                f"{name} {wanted.get(name, 'not at all')}, as this program has it",
+                f"{found.get(name, 'none')}",
+                where=str(self._folder / str(step)),
+                do="Go on with the version that wrote it, or start anew with --fresh.",
+            )
 
     def about(self, step: int) -> dict[str, Any] | None:
         """What was saved with a step; None where that step was not saved."""
@@ -193,13 +217,28 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=leaf.sharding
             ),
-            state,
+            {"params": state.params},
         )
-        return best, self._restore(best, like).params
+        # These alone: with all of the state there might be no room for both.
+        args = ocp.args.PyTreeRestore(
+            like,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=True,
+        )
+        self.wait()
+        handler = ocp.PyTreeCheckpointHandler()
+        found = handler.restore(self._state(best), args=args)
+        return best, found["params"]
 
     def _restore(self, step: int, like: TrainState) -> TrainState:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_to_dict(like)))
-        return TrainState(**self._manager.restore(step, args=args)["state"])
+        # The manager's own way ends in a barrier, which a process that meets damage
+        # alone would leave the others waiting at.
+        handler = ocp.StandardCheckpointHandler()
+        args = ocp.args.StandardRestore(_to_dict(like))
+        return TrainState(**handler.restore(self._state(step), args=args))
+
+    def _state(self, step: int) -> Any:  # a path, as the storage library calls them
+        return self._folder / str(step) / "state"
 
     def _set_aside(self, step: int, reason: str) -> None:
         self._manager.close()
@@ -240,6 +279,19 @@ def _move_aside(checkpoint: Path, reason: str) -> None:
         f"goes on from {before}",
         file=sys.stderr,
     )
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Name -> shape; none of the key, which is saved as its numbers."""
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in found
+    }
+    return {
+        name: "" if name == "rng" else f"{list(leaf.shape)}"
+        for name, leaf in names.items()
+    }
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:

@@ -124,10 +124,11 @@ def _read(
     if kind not in KINDS:
         return None
     sizes = shapes_bytes(line.shape)
+    size = sum(sizes)
     if line.op.endswith("-start") and kind in ("all-gather", "collective-permute"):
-        size = max(sizes)  # of a tuple: what is given, what results, flags
-    else:
-        size = sum(sizes)
+        # Of a tuple: what is given, what results (as many), and flags of 4 bytes.
+        arrays = [x for x in sizes if x > 4] or sizes
+        size = sum(arrays[len(arrays) // 2 :])
     chips = _chips(line.rest) or program.devices
     if kind == "all-reduce" and scatters:
         kind = "reduce-scatter"

@@ -223,8 +223,9 @@ def masked_words(
     """FLOPs of what masked words need behind the encoder: model's and hardware's.
 
     Head: 2 d^2 a token. Vocabulary: three products of 2 d v for each token that is
-    told, in the dtype of the model. RetroMAE: a decoder of one layer, whose attention
-    is made again in its backward pass, and all tokens are told.
+    told, in the dtype of the model; padding is told nothing and is counted here as if
+    it were, for shapes do not show its share. RetroMAE: a decoder of one layer, whose
+    attention is made again in its backward pass, and all tokens are told.
 
     Args:
         objective: one that masks words.

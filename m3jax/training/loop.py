@@ -106,7 +106,7 @@ def train(
         checkpoints: where states go.
         writer: where metrics go.
         stop: asked after every step: (step) -> whether to save and end there, with the
-            evaluation that is due; and when the batches fail.
+            evaluation that is due.
 
     Returns:
         The state after the last step, and why it was the last.
@@ -142,22 +142,13 @@ def train(
             if loop.patience:
                 if results:
                     history.append((number, results[str(checkpoints.metric)]))
-                about["history"] = history
+                about["history"] = list(history)
             writer.flush()
             checkpoints.save(state, about, results)
 
         while number < loop.steps and not leaving and not _is_stale(history, loop):
             asked = time.perf_counter()
-            try:
-                batch = next(batches)
-            except Exception:
-                # Who tells every process to end has ended the workers first.
-                if leaving := stop(number):
-                    if before is not None:
-                        record(before)
-                        save({})
-                    break
-                raise
+            batch = next(batches)
             given = time.perf_counter()
             profile.before(number + 1)
             called = time.perf_counter()

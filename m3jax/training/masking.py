@@ -96,12 +96,12 @@ def mask_words(
 ) -> Masked:
     """Hide whole words of texts, for a model to predict them.
 
-    Words in random order are hidden until their tokens are `ratio` of the text's, at
-    least one; the word that crosses this limit with the chance that makes the mean
-    right. Special tokens and padding are neither counted nor hidden. Of the hidden
-    tokens 80 % become the mask token, 10 % any token, 10 % stay as they are. Everything
-    is drawn for a row by its number, so that it is the same on every mesh and in every
-    part of a batch.
+    Words in random order are hidden until their tokens are `ratio` of the text's, or
+    one; the word that crosses this limit with the chance that makes the mean right, so
+    that a text of one long word may stay whole. Special tokens and padding are neither
+    counted nor hidden. Of the hidden tokens 80 % become the mask token, 10 % any token,
+    10 % stay as they are. Everything is drawn for a row by its number, so that it is
+    the same on every mesh and in every part of a batch.
 
     Args:
         words: of the vocabulary.

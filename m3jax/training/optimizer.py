@@ -252,8 +252,8 @@ def check_optimizer(params: Params, config: OptimizerConfig) -> None:
         config: with `trainable` as it will be, e.g. the pairs of LoRA.
 
     Raises:
-        InputError: a regex is none or is found in no path, nothing is left to train, or
-            two fields exclude each other.
+        InputError: a regex is none or is found in no path, nothing is left to train,
+            two fields exclude each other, or a number is one that nobody can mean.
 
     Example:
         >>> config = OptimizerConfig(groups=(Group("", freeze=True),))
@@ -264,10 +264,18 @@ found that all of it is frozen
     """
     check_trainable(params, config.trainable)
     check_groups(params, config.groups)
-    if config.warmup_steps is not None and config.warmup_steps < 0:
-        raise InputError(
-            "0 or more", f"{config.warmup_steps}", where="optimizer.warmup_steps"
-        )
+    rules = {
+        "warmup_steps": ("0 or more", (config.warmup_steps or 0) >= 0),
+        "clip_norm": ("above 0", config.clip_norm > 0),
+        "weight_decay": ("0 or more", config.weight_decay >= 0),
+        "b1": ("a share from 0 to below 1", 0 <= config.b1 < 1),
+        "b2": ("a share from 0 to below 1", 0 <= (config.b2 or 0) < 1),
+        "eps": ("0 or more", (config.eps or 0) >= 0),
+    }
+    for name, (expected, holds) in rules.items():
+        if not holds:
+            found = f"{getattr(config, name)}"
+            raise InputError(expected, found, where=f"optimizer.{name}")
     if config.transform is not None:
         for i, group in enumerate(config.groups):
             if group.weight_decay is not None:

@@ -1,5 +1,6 @@
 """When the machine is taken away: the training stops at a step, and can go on."""
 
+import itertools
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ import jax
 from m3jax.core import distributed
 
 Stop = Callable[[int], bool]
+# How often all processes have asked, in all stages.
+_asked = itertools.count(1)
 
 
 def never(step: int) -> bool:
@@ -40,7 +43,13 @@ def watch() -> Iterator[Stop]:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        yield multihost_utils.reached_preemption_sync_point
+        def reached(step: int) -> bool:
+            # They agree on the highest number told so far and one more, which has to
+            # come: those of a stage begin at 0 again.
+            del step
+            return multihost_utils.reached_preemption_sync_point(next(_asked))
+
+        yield reached
         return
     if threading.current_thread() is not threading.main_thread():
         yield never  # Python lets only the main thread listen

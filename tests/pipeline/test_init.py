@@ -9,15 +9,26 @@ import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
+from m3jax.core.mesh import make_mesh
+from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.data.plan import make_plan
+from m3jax.data.prompts import Prompts
 from m3jax.data.shapes import Lengths, Shape
 from m3jax.data.vocabulary import TokenizerConfig
+from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
+from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline.fit import check_plan
+from m3jax.pipeline.origin import in_shape_of, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.train import run_stages
-from m3jax.training.objectives import MomentumConfig
+from m3jax.testing import tiny_config
+from m3jax.training.objectives import (
+    MaskedLMConfig,
+    MomentumConfig,
+    RerankingConfig,
+)
 from m3jax.training.optimizer import OptimizerConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -49,6 +60,55 @@ def test_refused(changes: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         run_stages({"train": dataclasses.replace(STAGE, **changes)}, tmp_path / "run")
     assert said in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"clip_norm": -1.0}, "optimizer.clip_norm: expected above 0, found -1"),
+        ({"weight_decay": -0.1}, "optimizer.weight_decay: expected 0 or more"),
+        ({"b1": 2.0}, "optimizer.b1: expected a share"),
+        ({"warmup_steps": 5_000}, "optimizer.warmup_steps: expected at most steps="),
+    ],
+)
+def test_numbers_that_nobody_means(changes: Any, said: str, tmp_path: Path) -> None:
+    moves = dataclasses.replace(STAGE.optimizer, **changes)
+    with pytest.raises(InputError) as error:
+        run_stages({"train": dataclasses.replace(STAGE, optimizer=moves)}, tmp_path)
+    assert said in str(error.value)
+
+
+def test_a_stage_is_named_where_there_are_several(tmp_path: Path) -> None:
+    lora = dataclasses.replace(STAGE, lora=LoraConfig(rank=2, targets="nothing"))
+    with pytest.raises(InputError, match=r"^second: lora\.targets: expected"):
+        run_stages({"first": STAGE, "second": lora}, tmp_path / "run")
+
+
+def test_a_reranker_takes_the_encoder_of_an_embedding_model() -> None:
+    """No heads, which it has no place for, and no prompts, which are not its own."""
+    stage = dataclasses.replace(
+        STAGE,
+        init=str(GOLDEN / "m3"),
+        model=RerankerConfig(),
+        objective=RerankingConfig(),
+    )
+    origin = open_origin(stage)
+    assert origin is not None and origin.prompts == Prompts()
+    assert set(origin.read(make_mesh(MeshConfig()))) == {"encoder"}
+    before = EmbeddingConfig(origin.config.encoder)
+    after = in_shape_of(stage, before, Prompts("query: ", "passage: "))
+    assert after.data.prompts == Prompts()
+
+
+def test_masked_words_need_a_mask(tmp_path: Path) -> None:
+    masked = Train(
+        data=STAGE.data,
+        model=tiny_config(layers=1, max_positions=64),
+        objective=MaskedLMConfig(),
+    )
+    with pytest.raises(InputError, match=r"tokenizer\.mask: expected True, because"):
+        run_stages({"train": masked}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -57,6 +57,7 @@ def test_what_does_not_fit_is_named_before_training(
     assert not list((tmp_path / "run").rglob("metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_what_fits_trains_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +73,7 @@ def test_what_fits_trains_as_ever(
 
 
 def test_the_programs_that_were_compiled_are_run() -> None:
-    mesh = make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     module = EmbeddingModule(TINY)
     objective = contrastive(module, mesh, ContrastiveConfig())
     tx = make_optimizer(OptimizerConfig(), 4)

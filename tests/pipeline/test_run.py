@@ -1,4 +1,5 @@
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,31 @@ def test_a_run_goes_on_under_its_own_config(tmp_path: Path) -> None:
     assert (folder / "metrics.jsonl").read_text() == "kept"
     with pytest.raises(InputError, match=r"train\.seed: 0 -> 1"):
         start(folder, {"train": {"seed": 1, "steps": 3}})
+
+
+def test_another_mesh_is_no_other_run(tmp_path: Path) -> None:
+    """Nor are sub-batches or rematerialisation: the same comes out."""
+
+    def config(fsdp: int, remat: str, dtype: str = "float32") -> dict:
+        encoder = {"remat": remat, "dtype": dtype}
+        stage = {"mesh": {"fsdp": fsdp}, "sub_batches": {"count": fsdp}}
+        return {"train": {"seed": 0, "model": {"encoder": encoder}, **stage}}
+
+    start(tmp_path / "run", config(8, "none"))
+    start(tmp_path / "run", config(4, "full"))
+    with pytest.raises(InputError) as error:
+        start(tmp_path / "run", config(2, "dots", "bfloat16"))
+    assert "dtype: float32 -> bfloat16" in str(error.value)
+    assert "fsdp" not in str(error.value) and "remat" not in str(error.value)
+
+
+def test_what_has_begun_has_something_to_lose(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    start(folder)
+    (folder / "train/tokenizer").mkdir(parents=True)
+    assert not run.has_begun(folder) and not run.has_begun(tmp_path / "none")
+    (folder / "train/checkpoints/2").mkdir(parents=True)
+    assert run.has_begun(folder)
 
 
 def test_fresh_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
@@ -71,10 +97,14 @@ def test_other_data_is_noticed(tmp_path: Path) -> None:
         start(tmp_path / "run", lineage=changed)
     path = tmp_path / "run" / "lineage.json"
     whole = json.loads(path.read_text())
-    # Another version of a library, or of the code, is no reason to stop.
+    # Another version of a library, or of the code, is no reason to stop, but is noted.
     whole |= {"versions": {"jax": "9"}, "git": "abc"}
     path.write_text(json.dumps(whole))
     start(tmp_path / "run")
+    start(tmp_path / "run")
+    again = json.loads(path.read_text())
+    assert again["git"] == "abc" and len(again["starts"]) == 1
+    assert again["starts"][0]["versions"]["jax"] == metadata.version("jax")
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:

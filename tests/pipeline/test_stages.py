@@ -74,7 +74,8 @@ def stages(tmp_path: Path) -> dict[str, Train]:
     return {"dense": first, "heads": warm, "all": unified}
 
 
-@pytest.fixture(scope="module")
+# Other tests of the worker come between those of a group.
+@pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("stages")
     run_stages(stages(tmp_path), tmp_path / "run")

@@ -78,6 +78,7 @@ def test_it_says_what_the_reranker_says(tmp_path: Path) -> None:
     assert np.ptp(told) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_model_learns_from_it(tmp_path: Path) -> None:
     run_stages({"train": stage(tmp_path)}, tmp_path / "run")
     rows = [row for row in read(tmp_path / "run") if "loss" in row]

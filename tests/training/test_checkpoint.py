@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m3jax.core.errors import InputError
 from m3jax.core.mesh import make_mesh
 from m3jax.core.mesh_config import MeshConfig
 from m3jax.nn.bert import SHARDING
@@ -50,6 +51,24 @@ def assert_same(one: TrainState, two: TrainState) -> None:
 
     for x, y in zip(arrays(one), arrays(two), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_another_state_is_no_damage(tmp_path: Path) -> None:
+    """A checkpoint of other code is whole: it stays where it is."""
+    like, state = build(MeshConfig(), 1)
+    checkpoints = Checkpoints(tmp_path / "c", None)
+    checkpoints.save(state, {}, {})
+    checkpoints.wait()
+    more = jax.ShapeDtypeStruct((3,), jnp.float32)
+    other = TrainState(
+        like.step, {**like.params, "new": more}, like.opt_state, like.extra, like.rng
+    )
+    with pytest.raises(InputError, match=r"params\.new \[3\], as this .* found none"):
+        checkpoints.restore_last(other)
+    assert (tmp_path / "c" / "0").is_dir() and not (tmp_path / "damaged").exists()
+    found = checkpoints.restore_last(like)
+    assert found is not None
+    assert_same(found, state)
 
 
 def save(folder: Path, scores: dict[int, float]) -> TrainState:

@@ -168,19 +168,32 @@ ENTRY %main (p: f32[16]) -> f32[4] {
     assert (found.kind, found.bytes) == ("reduce-scatter", 16 * 4 * 3 // 4)
 
 
+def test_gathers_that_are_joined_send_all_of_their_parts() -> None:
+    text = """HloModule x, num_partitions=4
+
+ENTRY %main (a: f32[16], b: f32[32]) -> f32[64] {
+  %s = ((f32[16]{0}, f32[32]{0}), (f32[64]{0}, f32[128]{0})) all-gather-start(%a, %b), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %d = (f32[64]{0}, f32[128]{0}) all-gather-done(%s)
+}
+"""  # noqa: E501
+    (found,) = collectives(text)
+    assert found.bytes == (64 + 128) * 4 * 3 // 4
+
+
 def test_a_loop_of_unknown_length_is_told() -> None:
     mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
 
     @partial(jax.shard_map, mesh=mesh, in_specs=P(), out_specs=P("data"))
     def step(x: jax.Array) -> jax.Array:
         x = jax.lax.pcast(x, "data", to="varying")
-        return jax.lax.while_loop(
-            lambda x: jax.lax.psum(x, "data").sum() < 9.0, jnp.exp, x
-        )
 
-    text = compiled(step, jnp.ones(4))
-    # In the condition: it runs once more than the body, which is no body's count.
-    assert collectives(text) == ()
+        def grow(x: jax.Array) -> jax.Array:
+            return x + jax.lax.pcast(jax.lax.psum(x, "data"), "data", to="varying")
+
+        return jax.lax.while_loop(lambda x: x[0] < 9.0, grow, x)
+
+    (found,) = collectives(compiled(step, jnp.ones(4)))
+    assert (found.kind, found.times, found.known) == ("all-reduce", 1, False)
 
 
 def test_traffic_of_a_loop_counts_slices() -> None:

@@ -230,26 +230,6 @@ def test_a_stop_between_evaluations_does_not_confuse_the_best(tmp_path: Path) ->
                        "preempted", "finished"]  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [0, 2, 3])
-def test_workers_that_are_told_to_end_first(tmp_path: Path, count: int) -> None:
-    """Before the first step, between two evaluations, and just after one."""
-    told = []
-
-    def failing():
-        yield from (batch(number) for number in range(count))
-        told.append("SIGTERM")
-        raise RuntimeError("a worker is gone")
-
-    end, taken, _, checkpoints = run(
-        tmp_path, steps=9, batches=failing(), stop=lambda _: bool(told)
-    )
-    assert end.reason == "preempted" and int(end.state.step) == count == len(taken)
-    assert [step for step, *_ in checkpoints.saved] == ([count] if count else [])
-    assert [row["step"] for row in read(tmp_path) if "loss" in row] == taken
-    with pytest.raises(RuntimeError, match="a worker is gone"):  # of itself
-        run(tmp_path, steps=9, batches=failing())
-
-
 def test_keeps_every_so_many(tmp_path: Path) -> None:
     config = CheckpointConfig(keep_last=1, keep_every=6)
     checkpoints = Checkpoints(tmp_path / "c", "dev/ndcg@10", config)

@@ -113,7 +113,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "mesh", "devices", "sub_batches"),
     [
-        (RETROMAE, MeshConfig(), 2, 2),
+        pytest.param(RETROMAE, MeshConfig(), 2, 2, marks=SLOW),
         pytest.param(RETROMAE, MeshConfig(), 8, 1, marks=SLOW),
         pytest.param(RETROMAE, MeshConfig(), 1, 4, marks=SLOW),
         pytest.param(RETROMAE, MeshConfig(fsdp=2, tensor=2), 8, 2, marks=SLOW),

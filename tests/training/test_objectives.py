@@ -26,6 +26,7 @@ from m3jax.training.objectives import (
 )
 from m3jax.training.objectives.make import check_objective, make_objective
 from m3jax.training.objectives.texts import parts
+from m3jax.training.objectives.unified import best_first
 from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -113,14 +114,12 @@ def run(name: str, mesh_config: MeshConfig, devices: int, sub_batches: SubBatche
     return state, told
 
 
-SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in CASES if x != "m3"]
-
-
-@pytest.mark.parametrize("name", ["m3", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     ("mesh", "devices", "sub_batches"),
     [
-        pytest.param(MeshConfig(), 1, SubBatches(4), marks=pytest.mark.slow),
+        (MeshConfig(), 1, SubBatches(4)),
         (MeshConfig(fsdp=2, tensor=2), 8, SubBatches(tokens=18)),
     ],
     ids=["one", "eight"],
@@ -150,8 +149,8 @@ def embeddings(config: Any, one: Batch) -> tuple[Any, Embeddings, Embeddings]:
     params = starting(module)(jax.random.key(0), None)
     flat = jax.tree.map(lambda x: x.reshape(SIZE * GROUP, -1), one.passage)
     outputs = module.config.outputs
-    query = embed(module, params, one.query, outputs=outputs)
-    passage = embed(module, params, flat, outputs=outputs)
+    run = jax.jit(lambda texts: embed(module, params, texts, outputs=outputs))
+    query, passage = run(one.query), run(flat)
     back = jax.tree.map(lambda x: x.reshape(SIZE, GROUP, *x.shape[1:]), passage)
     return (module, params), query, back
 
@@ -160,7 +159,9 @@ def terms(config: Any, made: Any, one: Batch, step: int = 0):
     module, params = made
     objective = make_objective(config, module, make_mesh(MeshConfig()))
     extra = objective.init(params, jax.random.key(1))
-    found = objective.loss(params, extra, one, jnp.int32(step), jax.random.key(2))
+    # Outside of a program, every operation would be compiled for all devices.
+    loss = jax.jit(objective.loss)
+    found = loss(params, extra, one, jnp.int32(step), jax.random.key(2))
     return found, objective, extra
 
 
@@ -192,7 +193,7 @@ def test_distillation_starts_at_its_step() -> None:
     made, query, passage = embeddings(config, one)
     for step, distill in ((4, 0.0), (5, 1.0)):
         found, _, _ = terms(config, made, one, step)
-        whole = losses.m3(
+        whole = jax.jit(losses.m3, static_argnames=("temperature", "distill"))(
             query,
             passage,
             temperature=0.1,
@@ -233,13 +234,65 @@ def test_a_queue_holds_the_last_real_positives() -> None:
         made[1],
     )
     # The next ones push the oldest out.
-    again = objective.loss(made[1], after, second, jnp.int32(1), jax.random.key(3))
+    loss = jax.jit(objective.loss)
+    again = loss(made[1], after, second, jnp.int32(1), jax.random.key(3))
+    np.testing.assert_allclose(
+        again.loss, by_hand(config, made, after, second), rtol=1e-4, atol=1e-5
+    )
     last = objective.update(params, after, again.carry)
     assert int(last["queued"]) == 24
     fresh = int(second.where[:, 0].sum())
     np.testing.assert_array_equal(
         last["queue_ids"][fresh:], after["queue_ids"][: 24 - fresh]
     )
+
+
+def by_hand(config: MomentumConfig, made: Any, extra: Any, one: Batch) -> np.ndarray:
+    """Each query against its group and what of the queue is no answer of its own."""
+    module, params = made
+    flat = jax.tree.map(lambda x: x.reshape(SIZE * GROUP, -1), one.passage)
+    query = np.asarray(embed(module, params, one.query).dense)
+    passage = np.asarray(embed(module, extra["momentum"], flat).dense)
+    passage = passage.reshape(SIZE, GROUP, -1)
+    queue, ids, asked = (
+        np.asarray(extra[name])[: int(extra["queued"])]
+        for name in ("queue", "queue_ids", "queue_query_ids")
+    )
+    found = np.zeros(SIZE)
+    left_out = [0, 0]
+    for i in np.flatnonzero(one.where[:, 0]):
+        positive = one.passage_ids[i, 0]
+        logits = [query[i] @ passage[i, 0]]
+        for g in range(1, GROUP):
+            if one.where[i, g] and (one.passage_ids[i, g] != positive).any():
+                logits.append(query[i] @ passage[i, g])
+        for k in range(len(queue)):
+            answers = (asked[k] == one.query_ids[i]).all()
+            left_out[0] += answers
+            left_out[1] += not one.in_batch[i]
+            if one.in_batch[i] and not answers and (ids[k] != positive).any():
+                logits.append(query[i] @ queue[k])
+        scaled = np.array(logits) / config.temperature
+        found[i] = np.logaddexp.reduce(scaled) - scaled[0]
+    assert all(left_out), "nothing of the kind is in this batch"
+    return found
+
+
+def test_the_best_passages_come_first() -> None:
+    one = batch(0, together=False, beside=("teacher_scores",))
+    found = best_first(one)
+    where, told = np.asarray(found.where), np.asarray(found.teacher_scores)
+    np.testing.assert_array_equal(told[:, 0], one.teacher_scores[:, 0])
+    ranked = np.where(where, told, -np.inf)[:, 1:]
+    assert (ranked[:, :-1] >= ranked[:, 1:]).all()
+    moved = (told != one.teacher_scores).any(1)
+    assert moved.any() and not moved.all()
+    # Whatever belongs to a passage moves with it.
+    for i, g in np.ndindex(SIZE, GROUP):
+        (at,) = np.flatnonzero(one.teacher_scores[i] == told[i, g])
+        assert where[i, g] == one.where[i, at]
+        np.testing.assert_array_equal(found.passage_ids[i, g], one.passage_ids[i, at])
+        np.testing.assert_array_equal(found.passage.ids[i, g], one.passage.ids[i, at])
 
 
 def test_rerankers_see_pairs_with_their_labels() -> None:

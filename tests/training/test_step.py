@@ -71,11 +71,13 @@ def run(mesh_config: MeshConfig, devices: int, sub_batches: int = 1, steps: int 
     return like, state, told
 
 
-@pytest.fixture(scope="module")
+# Other tests of the worker come between those of a group.
+@pytest.fixture(scope="session")
 def truth():
     return run(MeshConfig(), 1)
 
 
+@pytest.mark.xdist_group("steps")
 @pytest.mark.parametrize(
     ("mesh", "devices", "sub_batches"),
     [
@@ -112,6 +114,7 @@ def test_any_mesh_and_sub_batches(truth, mesh, devices: int, sub_batches: int) -
     )
 
 
+@pytest.mark.xdist_group("steps")
 def test_training_learns_and_counts(truth) -> None:
     _, state, told = truth
     assert int(state.step) == 4
@@ -147,6 +150,7 @@ def collectives(sub_batches: int) -> list[str]:
     return re.findall(r"= .*?(all-gather|all-to-all|collective-permute)\(", text)
 
 
+@pytest.mark.slow
 def test_sub_batches_add_no_collective() -> None:
     """Cut the wrong way, "(n b)", each part would be gathered from all devices."""
     whole = collectives(1)
@@ -164,6 +168,7 @@ def cost(mesh_config: MeshConfig) -> tuple[float, int]:
     ], compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_fsdp_divides_the_work_as_data_does() -> None:
     """Not said otherwise, the compiler would give every device all rows."""
     flops, temporary = cost(MeshConfig(data=8))

@@ -48,11 +48,13 @@ def report(fsdp: int, fails: str = "") -> BucketReport:
     return compile_report(step, like, batch, CHIPS["v5e"], FLOPS, chips=8)
 
 
-@pytest.fixture(scope="module")
+# Other tests of the worker come between those of a group.
+@pytest.fixture(scope="session")
 def one() -> BucketReport:
     return report(fsdp=4)
 
 
+@pytest.mark.xdist_group("report")
 def test_a_report_of_a_step(one: BucketReport) -> None:
     assert one.fits and one.group == 2 and one.rows == 16
     # Two moments of every parameter, the two counts of AdamW and its schedule.
@@ -67,6 +69,7 @@ def test_a_report_of_a_step(one: BucketReport) -> None:
     assert 2 * one.params < report(fsdp=1, fails=said).params
 
 
+@pytest.mark.xdist_group("report")
 def test_times_are_of_the_roofline(one: BucketReport) -> None:
     chip = dataclasses.replace(one.chip, flops=2e12, flops32=1e12, bandwidth=1e30)
     sent = sum(one.sent.values())
@@ -89,6 +92,7 @@ def test_what_the_compiler_refuses_for_memory_does_not_fit() -> None:
         report(fsdp=1, fails="something else")
 
 
+@pytest.mark.xdist_group("report")
 def test_a_compiled_step_may_still_not_fit(one: BucketReport) -> None:
     """The compiler's limit is not the table's."""
     small = dataclasses.replace(CHIPS["v5e"], memory=1e3)

@@ -40,7 +40,8 @@ class ContrastiveConfig:
     bidirectional: bool = False
     """Whether a positive has to find its query too."""
     dims: tuple[int, ...] = ()
-    """Widths for Matryoshka, ascending, the whole width among them; none = it alone."""
+    """Widths for Matryoshka, ascending; the whole width is trained only where it is one
+    of them. None = it alone."""
     dim_weights: tuple[float, ...] = ()
     """Weights of their losses; 1 each by default."""
     teacher_weight: float = 1.0

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from m3jax import losses
+from m3jax.core.errors import InputError
 from m3jax.core.mesh import BATCH_AXES
 from m3jax.core.types import Batch, Params
 from m3jax.nn.embedding import EmbeddingModule
@@ -41,7 +42,8 @@ def momentum(
 
     Passages are read by the momentum encoder, k <- m k + (1 - m) q, without gradient;
     its positives push the oldest out of the queue. Candidates of a query are its own
-    group and the queue as it was before this batch, less what equals its positive.
+    group and the queue as it was before this batch, less what equals its positive or
+    answers an equal query; without in_batch, its own group alone.
 
     Args:
         module: the model.
@@ -51,10 +53,18 @@ def momentum(
 
     Returns:
         The objective; its extra state is the momentum encoder, and the queue with the
-        content hashes of its passages.
+        content hashes of its passages and of their queries.
+
+    Raises:
+        InputError: no queue, or a momentum that is no share.
 
     Source: He et al. 2019 (arXiv:1911.05722); E5 (arXiv:2212.03533), section 5.2.
     """
+    if config.queue < 1:
+        raise InputError("at least 1", f"{config.queue}", where="objective.queue")
+    if not 0 <= config.momentum <= 1:
+        found = f"{config.momentum}"
+        raise InputError("a share from 0 to 1", found, where="objective.momentum")
     width = module.config.encoder.hidden
 
     def init(params: Params, rng: jax.Array) -> dict[str, Any]:
@@ -63,6 +73,7 @@ def momentum(
             "momentum": jax.tree.map(jnp.copy, params),
             "queue": normalize(drawn),
             "queue_ids": jnp.zeros((config.queue, 2), jnp.uint32),
+            "queue_query_ids": jnp.zeros((config.queue, 2), jnp.uint32),
             "queued": jnp.zeros((), jnp.int32),
         }
 
@@ -94,8 +105,10 @@ def momentum(
         queued = scores.dense(query, extra["queue"])
         positive = batch.passage_ids[:, 0]
         there = jnp.arange(config.queue) < extra["queued"]
+        # What equals the positive, or answers an equal query, is no negative.
         equal = (positive[:, None] == extra["queue_ids"][None]).all(-1)
-        negative = there[None] & ~equal
+        equal |= (batch.query_ids[:, None] == extra["queue_query_ids"][None]).all(-1)
+        negative = there[None] & ~equal & batch.in_batch[:, None]
         # Its own group: all but what equals the positive.
         same = (positive[:, None] == batch.passage_ids).all(-1)
         group = batch.where & batch.where[:, :1]
@@ -119,7 +132,12 @@ def momentum(
             each,
             weight,
             jax.lax.stop_gradient(metrics),
-            {"keys": positives, "ids": positive, "real": batch.where[:, 0]},
+            {
+                "queue": positives,
+                "queue_ids": positive,
+                "queue_query_ids": batch.query_ids,
+                "real": batch.where[:, 0],
+            },
         )
 
     def update(params: Params, extra: Any, carry: Any) -> dict[str, Any]:
@@ -134,15 +152,16 @@ def momentum(
         number = carry["real"].sum()
         size = config.queue
         place = jnp.arange(size)
-        keys, ids = carry["keys"][order], carry["ids"][order]
-        fresh = jnp.minimum(place, len(keys) - 1)
+        fresh = order[jnp.minimum(place, len(order) - 1)]
         old = jnp.maximum(place - number, 0)
         new = (place < number)[:, None]
         return {
             "momentum": slow,
-            "queue": jnp.where(new, keys[fresh], extra["queue"][old]),
-            "queue_ids": jnp.where(new, ids[fresh], extra["queue_ids"][old]),
             "queued": jnp.minimum(extra["queued"] + number, size),
+            **{
+                name: jnp.where(new, carry[name][fresh], extra[name][old])
+                for name in ("queue", "queue_ids", "queue_query_ids")
+            },
         }
 
     rows = P(BATCH_AXES, None)
@@ -150,5 +169,5 @@ def momentum(
         loss,
         init,
         update,
-        layout={r"^queue(_ids)?$": rows, **SHARDING},
+        layout={r"^queue(_query)?(_ids)?$": rows, **SHARDING},
     )

@@ -1,5 +1,6 @@
 """BGE-M3's unified training of dense, sparse and multi-vector heads."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,6 +105,8 @@ def unified(
         params: Params, extra: object, batch: Batch, step: jax.Array, rng: jax.Array
     ) -> Terms:
         del extra
+        if batch.teacher_scores is not None and config.teacher_loss == "m3_kd":
+            batch = best_first(batch)
         query, passage = encode_batch(
             module,
             params,
@@ -121,6 +124,24 @@ def unified(
         )(query, passage, batch, distill)
 
     return Objective(loss)
+
+
+def best_first(batch: Batch) -> Batch:
+    """The own passages in the order that `losses.m3_kd` presumes.
+
+    The positive stays the first; behind it come the others from the best to the worst
+    by the teacher, and what is not there.
+    """
+    told = jnp.where(batch.where, batch.teacher_scores, -jnp.inf)
+    order = jnp.argsort(-told.at[:, 0].set(jnp.inf), axis=1, stable=True)
+
+    def sort(x: jax.Array) -> jax.Array:
+        at = order.reshape(order.shape + (1,) * (x.ndim - 2))
+        return jnp.take_along_axis(x, at, axis=1)
+
+    fields = ("passage", "where", "passage_ids", "teacher_scores")
+    moved = {name: jax.tree.map(sort, getattr(batch, name)) for name in fields}
+    return dataclasses.replace(batch, **moved)
 
 
 def _watched(
