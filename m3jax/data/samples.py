@@ -40,8 +40,9 @@ class Sample:
         row: its number among the good rows, from 0.
         step: of the batch.
         in_batch: whether passages of other rows are its negatives.
-        query: as the model reads it.
-        passages: the positive first; None stands for each that there is not.
+        query: as the model reads it; None where it does not read it alone.
+        passages: the positive first, or the pairs of each; None stands for each that
+            there is not.
         teacher_scores: of the passages; empty where there are none.
         label: how alike query and passage are; None where that is not told.
     """
@@ -51,7 +52,7 @@ class Sample:
     row: int
     step: int
     in_batch: bool
-    query: Text
+    query: Text | None
     passages: tuple[Text | None, ...]
     teacher_scores: tuple[float, ...]
     label: float | None
@@ -123,19 +124,29 @@ def count_tokens(
         arrays = batcher(step)
         here = len(arrays["row"])
         times = int(arrays["size"]) / here
-        masks = arrays["query.mask"], arrays["passage.mask"]
+        masks = [
+            arrays.get(f"{side}.mask", _NONE) for side in ("query", _texts(arrays))
+        ]
         space = tuple(mask.size for mask in masks)
         real = tuple(int(mask.sum()) for mask in masks)
         told = [0, 0]
         for part, row in zip(arrays["dataset"], arrays["row"], strict=True):
             one = batcher.sets[part]
-            told[0] += int(one.lengths[row])
+            told[0] += int(one.lengths[row]) * ("query.mask" in arrays)
             told[1] += int(one.rows.lengths[row]) * int(present[part][row])
         found += Filled(1 / times, here, *real, *space).times(times)
         by_lengths += Filled(1 / times, here, *told, *space).times(times)
         seen += here
         advance(1)
     return Counted(len(steps), seen, found, by_lengths)
+
+
+_NONE = np.zeros((0, 0), bool)
+
+
+def _texts(arrays: dict[str, np.ndarray]) -> str:
+    """What stands for the passages of a batch: they alone, or with their query."""
+    return "passage" if "passage.ids" in arrays else "pair"
 
 
 def _steps(plan: plans.Plan, part: int) -> Sequence[int]:
@@ -164,12 +175,14 @@ def _sample(
         row,
         step,
         bool(arrays["in_batch"][i]),
-        text(arrays["query.ids"][i], arrays["query.mask"][i]),
+        text(arrays["query.ids"][i], arrays["query.mask"][i])
+        if "query.ids" in arrays
+        else None,
         tuple(
             text(ids, mask) if there else None
             for ids, mask, there in zip(
-                arrays["passage.ids"][i],
-                arrays["passage.mask"][i],
+                arrays[f"{_texts(arrays)}.ids"][i],
+                arrays[f"{_texts(arrays)}.mask"][i],
                 arrays["where"][i],
                 strict=True,
             )

@@ -13,160 +13,27 @@ from m3jax.data import batching, statistics, tokenize
 from m3jax.data.batches import Batcher
 from m3jax.data.examples import TrainingSet
 from m3jax.data.plan import Plan, places
-from m3jax.data.samples import Sample, count_tokens, samples
-from m3jax.data.statistics import Filled, Negatives, Percentiles, Repeats
+from m3jax.data.samples import count_tokens, samples
+from m3jax.data.statistics import Filled
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, Opened, measure, open_data, token_counts
+from m3jax.pipeline.inspection_facts import (
+    Inspection,
+    SetFacts,
+    ShapeFacts,
+    Side,
+    Totals,
+)
+from m3jax.pipeline.learner import pairing_of
 from m3jax.pipeline.origin import check_prompts, choose_tokenizer
 from m3jax.pipeline.stage import Train, steps_of
 from m3jax.pipeline.stages import Resolved, resolve
+from m3jax.training.objectives.make import reads_of
 
 # Steps drawn where that is not told, and steps among which a sample is looked for.
 _DRAWN, _LOOKED_AT = 2_000, 100_000
 # Batches whose tokens are counted, and rows of each.
 _COUNTED, _COUNTED_ROWS = 100, 20
-
-
-@dataclass(frozen=True)
-class Side:
-    """The queries or the passages of a data set, in tokens.
-
-    Attributes:
-        tokens: how long they are, before anything is cut off.
-        kept: tokens kept.
-        cut: share of the rows that lose some; of passages, of the longest of a row.
-    """
-
-    tokens: Percentiles
-    kept: int
-    cut: float
-
-
-@dataclass(frozen=True)
-class SetFacts:
-    """A data set.
-
-    Attributes:
-        name: in tables.
-        kind: of its records.
-        rows: good and bad.
-        trained_on: rows that are trained on.
-        share: of the steps, as asked for.
-        times: how often the run reads it.
-        languages: language -> rows, of those that tell one.
-        query: its queries.
-        passage: the longest passage of each row.
-        group: passages of each query.
-        in_batch: whether passages of other queries are negatives.
-        negatives: that its rows bring.
-        repeats: rows that repeat others.
-        dropped: why rows are left out -> how many; "remainder" is of each epoch.
-        reasons: what is wrong with the first bad rows.
-        samples: rows as they reach the model.
-    """
-
-    name: str
-    kind: str
-    rows: int
-    trained_on: int
-    share: float
-    times: float
-    languages: Mapping[str, int]
-    query: Side
-    passage: Side
-    group: int
-    in_batch: bool
-    negatives: Negatives
-    repeats: Repeats
-    dropped: Mapping[str, int]
-    reasons: Sequence[str]
-    samples: Sequence[Sample]
-
-
-@dataclass(frozen=True)
-class ShapeFacts:
-    """A shape that batches are padded to.
-
-    Attributes:
-        query_length: tokens of a query, padding included.
-        passage_length: tokens of a passage, padding included.
-        size: queries in a batch.
-        groups: passages of each query, of the data sets that have such batches.
-        batches: while each data set is read once.
-        rows: in them.
-        share: of the steps.
-        query: share of the queries' tokens that is no padding.
-        passage: share of the passages' tokens that is no padding.
-        efficiency: of both.
-    """
-
-    query_length: int
-    passage_length: int
-    size: int
-    groups: Sequence[int]
-    batches: int
-    rows: int
-    share: float
-    query: float
-    passage: float
-    efficiency: float
-
-
-@dataclass(frozen=True)
-class Totals:
-    """All batches together.
-
-    Attributes:
-        steps: of the run.
-        steps_per_epoch: that read each data set once.
-        rows_per_epoch: queries in them.
-        tokens_per_epoch: tokens of an epoch, padding included.
-        programs: forms of batches; each is compiled once.
-        query: share of the queries' tokens that is no padding.
-        passage: share of the passages' tokens that is no padding.
-        efficiency: of both, by the lengths that were measured.
-        random_size: rows in a batch of `random_efficiency`.
-        random_efficiency: of batches that do not look at lengths.
-        counted_batches: batches whose tokens were counted.
-        counted_rows: rows that were looked at in them.
-        counted_efficiency: of these.
-        counted_by_lengths: the same rows by the lengths that were measured; the two
-            differ where a row has several prompts, positives or negatives.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    rows_per_epoch: int
-    tokens_per_epoch: int
-    programs: int
-    query: float
-    passage: float
-    efficiency: float
-    random_size: int
-    random_efficiency: float
-    counted_batches: int
-    counted_rows: int
-    counted_efficiency: float
-    counted_by_lengths: float
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """All that the tables tell.
-
-    Attributes:
-        devices: that batches are divided among.
-        multiple: what sizes of batches are multiples of.
-        sets: the data sets.
-        shapes: what batches are padded to.
-        totals: of all batches.
-    """
-
-    devices: int
-    multiple: int
-    sets: Sequence[SetFacts]
-    shapes: Sequence[ShapeFacts]
-    totals: Totals
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,12 +95,13 @@ def inspect(
     data = open_data(stage.data)
     chosen = given or _tokenizer(one, resolved, data)
     check_prompts(stage, chosen)
-    sets = measure(stage.data, data, chosen)
+    read = {"reads": reads_of(stage.objective), "pairing": pairing_of(stage, chosen)}
+    sets = measure(stage.data, data, chosen, **read)
     plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
     run_steps = steps_of(stage, plan)
     steps = min(run_steps, _DRAWN) if steps is None else steps
     plan = plan.lasting(max(steps, min(run_steps, _LOOKED_AT)))
-    batcher = Batcher(sets, plan, chosen, {})
+    batcher = Batcher(sets, plan, chosen, {}, **read)
 
     found = statistics.padding(plan, sets)
     filled = statistics.weighed(plan, found)

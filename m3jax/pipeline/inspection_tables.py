@@ -9,7 +9,7 @@ from rich.text import Text
 
 from m3jax.data.samples import Sample
 from m3jax.data.samples import Text as Words
-from m3jax.pipeline.inspection import Inspection, SetFacts, Side
+from m3jax.pipeline.inspection_facts import Inspection, SetFacts, Side
 
 WIDTH = 100
 _NAME, _START, _END = 26, 240, 60
@@ -183,7 +183,8 @@ def _place(sample: Sample) -> str:
 
 
 def _sample(sample: Sample) -> Iterable[tuple[str, str]]:
-    yield "query", _words(sample.query)
+    if sample.query is not None:
+        yield "query", _words(sample.query)
     for number, passage in enumerate(sample.passages):
         name = "positive" if number == 0 else "negative"
         score = ""

@@ -122,9 +122,7 @@ def _reranker(
     stage: Train, config: RerankerConfig, tokenizer: Tokenizer, mesh: Mesh
 ) -> Learner:
     module, data = RerankerModule(config), stage.data
-    # What stands before a query is what it is asked for.
-    task = data.prompts.query if config.head == "yes_no" else None
-    format = rerankers.pair_format(config, task)
+    task = _task(stage, config)
     found: dict[int, retrieval.Results] = {}
 
     def score(params: Params, one: Measured) -> dict[str, float]:
@@ -152,8 +150,27 @@ def _reranker(
         score,
         save,
         histogram=lambda params, one: None,
-        pairing=Pairing(tokenizer, format, data.pair_length),
+        pairing=pairing_of(stage, tokenizer),
     )
+
+
+def _task(stage: Train, config: RerankerConfig) -> str | None:
+    # What stands before a query is what it is asked for.
+    return stage.data.prompts.query if config.head == "yes_no" else None
+
+
+def pairing_of(stage: Train, tokenizer: Tokenizer) -> Pairing | None:
+    """How the model of a stage reads query and passage together; None = it does not.
+
+    Example:
+        >>> from m3jax.testing import tiny_tokenizer
+        >>> pairing_of(Train(), tiny_tokenizer())
+    """
+    config = stage.model
+    if not isinstance(config, RerankerConfig):
+        return None
+    format = rerankers.pair_format(config, _task(stage, config))
+    return Pairing(tokenizer, format, stage.data.pair_length)
 
 
 def baseline(one: Measured) -> dict[str, dict[str, float]]:

@@ -1,13 +1,16 @@
 """A run folder: whose it is, and what it came from."""
 
 import copy
+import fcntl
 import json
+import os
 import platform
 import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
@@ -155,6 +158,41 @@ def _add_start(path: Path) -> None:
     if {name: last.get(name) for name in now} != now:
         whole["starts"] = [*whole.get("starts", []), now]
         files.write_text(path, json.dumps(whole, indent=2) + "\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a run folder for this program, as long as it runs.
+
+    The lock is the system's, on the folder itself, and ends with the process however
+    that ends. Storage without locks is taken as it is.
+
+    Args:
+        folder: the run folder; one that is not there is no one's.
+
+    Raises:
+        InputError: another program holds it.
+    """
+    if not distributed.first() or not folder.exists():
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "a run folder that no other program works in",
+                "one that is in use",
+                where=str(folder),
+                do="Wait until it has ended, or name another --run-dir. Of a job of "
+                "several processes, each has to be told so: see --coordinator.",
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def require_shared(folder: Path, *, patience: float = 60.0) -> None:

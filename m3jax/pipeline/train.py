@@ -95,17 +95,19 @@ def run_stages(
         do="All processes need the same command, the same files and one run folder.",
     )
     if distributed.first():
-        run.open_folder(folder, config, lineage, fresh=fresh)
+        with run.locked(folder):  # not from under another program
+            run.open_folder(folder, config, lineage, fresh=fresh)
     distributed.wait("the run folder")
     run.require_shared(folder)
-    for one in found:
-        if one not in left:
-            what = folder if len(found) == 1 else f"{folder}: stage {one.name}"
-            print(f"{what} is finished; --fresh starts it anew.")
-            continue
-        if len(found) > 1:
-            print(f"stage {one.name}")
-        _train(one, data[one.name], meshes[one.name], found, profile)
+    with run.locked(folder):
+        for one in found:
+            if one not in left:
+                what = folder if len(found) == 1 else f"{folder}: stage {one.name}"
+                print(f"{what} is finished; --fresh starts it anew.")
+                continue
+            if len(found) > 1:
+                print(f"stage {one.name}")
+            _train(one, data[one.name], meshes[one.name], found, profile)
     if distributed.first():
         report.show(folder, {one.name: one.logs for one in found})
 

@@ -63,9 +63,10 @@ class Display:
             values: its metrics.
             speed: what `Speed.update` returned.
         """
+        queries = speed["queries_per_second"]
         said = (
             f"loss {values['loss']:.4f}  "
-            f"{speed['queries_per_second']:,.0f} queries/s  "
+            f"{queries:,.{int(queries < 10)}f} queries/s  "
             f"{speed['tokens_per_second']:,.0f} tokens/s  "
             f"padding efficiency {speed['padding_efficiency']:.2f}"
         )

@@ -285,7 +285,7 @@ def test_samples_are_what_the_model_reads(tmp_path: Path) -> None:
         for one in found:
             assert one.dataset == name and one.in_batch == (name == "several")
             assert one.where.endswith(f"{name}.jsonl:{one.row + 1}")
-            assert one.query.text.startswith("[CLS]")
+            assert one.query is not None and one.query.text.startswith("[CLS]")
             assert one.query.text.endswith("[SEP]")
             lengths = {p.tokens + p.padding for p in one.passages if p is not None}
             assert lengths == {arrays["passage.mask"].shape[-1]}

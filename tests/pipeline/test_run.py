@@ -90,6 +90,19 @@ def test_killed_in_the_first_moment(tmp_path: Path, left: list[str]) -> None:
     assert (folder / "lineage.json").exists()
 
 
+def test_two_programs_do_not_share_a_folder(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    with run.locked(tmp_path / "run"):
+        with pytest.raises(InputError, match="no other program works in, found one"):
+            with run.locked(tmp_path / "run"):
+                pass
+        with run.locked(tmp_path / "none"), run.locked(tmp_path):
+            pass
+    with run.locked(tmp_path / "run"):
+        pass
+    assert not list((tmp_path / "run").glob(".*"))
+
+
 def test_other_data_is_noticed(tmp_path: Path) -> None:
     start(tmp_path / "run")
     changed = {"train": {"data": {"train": {"rows": 2, "fingerprint": "cd"}}}}

@@ -6,7 +6,7 @@ from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards
-from m3jax.core.types import Batch
+from m3jax.core.types import Batch, Reads
 from m3jax.data.words import Words
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.nn.reranker import RerankerModule
@@ -111,6 +111,20 @@ RerankingConfig, found an embedding model
         sub_batches,
         weight=config.mlm_weight,
         ratio=config.mlm_ratio,
+    )
+
+
+def reads_of(config: ObjectiveConfig) -> Reads:
+    """What of a row an objective is given, as its `Objective.reads` says.
+
+    Example:
+        >>> reads_of(RetroMAEConfig())
+        'passages'
+    """
+    if isinstance(config, RerankingConfig):
+        return "together"
+    return (
+        "passages" if isinstance(config, RetroMAEConfig | MaskedLMConfig) else "apart"
     )
 
 
