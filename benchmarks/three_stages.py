@@ -40,7 +40,8 @@ def get_config() -> dict[str, Train]:
     retromae = Train(
         data=data,
         tokenizer=TokenizerConfig(vocab_size=8_000, mask=True),
-        model=EmbeddingConfig(encoder, "cls"),
+        # The heads are there from the start, so that all are scored after every stage.
+        model=EmbeddingConfig(encoder, "cls", sparse=True, multivec=64),
         objective=RetroMAEConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         steps=60,
@@ -59,7 +60,6 @@ def get_config() -> dict[str, Train]:
     unified = dataclasses.replace(
         weak,
         data=medquad,
-        model=EmbeddingConfig(encoder, "cls", sparse=True, multivec=64),
         objective=UnifiedConfig(temperature=0.05, distill_from=30),
         steps=100,
         evaluate_every=50,

@@ -37,18 +37,18 @@ from m3jax.data.examples import TrainingSet, example
 from m3jax.data.training_sets import measure, open_data
 from m3jax.hub import folder as folders
 from m3jax.nn.embedding import EmbeddingModule
-from m3jax.nn.encoder import SHARDING
+from m3jax.pipeline.build import build
 from m3jax.pipeline.learner import Learner, make_learner
 from m3jax.pipeline.origin import in_shape_of, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.training.abstract import abstract_batch
+from m3jax.training.ahead import compile_step
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
 from m3jax.training.objectives import ContrastiveConfig, SubBatches
-from m3jax.training.objectives.make import make_objective
-from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from m3jax.training.state import TrainState, abstract_state, new_state, starting
-from m3jax.training.step import Step, make_step
+from m3jax.training.optimizer import OptimizerConfig
+from m3jax.training.state import TrainState, new_state
+from m3jax.training.step import Step
 from m3jax.training.writer import Writer, read
 
 LENGTH, PART, TEMPERATURE, RATE, WARMUP, SEED = 256, 32, 0.05, 2e-5, 0.1, 0
@@ -183,11 +183,7 @@ def run(case: Case, model: str, data: Path, python: str, folder: Path) -> None:
     order = plan.batches(lasting, 0, case.steps) if case.in_order else None
     write_pairs(pairs, sets[0], order)
 
-    objective = make_objective(stage.objective, module, mesh, stage.sub_batches)
-    tx = make_optimizer(stage.optimizer, case.steps)
-    schedule = make_schedule(stage.optimizer, case.steps)
-    like = abstract_state(starting(module), objective, tx, mesh, SHARDING)
-    step = make_step(objective, tx, schedule, mesh, like)
+    built = build(stage, mesh, None, case.steps)
     start = time.perf_counter()
     for shape, rows in zip(lasting.shapes, lasting.sizes, strict=True):
         batch = abstract_batch(
@@ -197,7 +193,7 @@ def run(case: Case, model: str, data: Path, python: str, folder: Path) -> None:
             query_length=shape.query_length,
             passage_length=shape.passage_length,
         )
-        step.lower(like, batch).compile()  # pyright: ignore[reportFunctionMemberAccess]
+        compile_step(built.step, built.like, batch)
     shapes, seconds = len(lasting.shapes), time.perf_counter() - start
     print(f"{case.name}: {shapes} shapes compiled in {seconds:.0f} s", flush=True)
 
@@ -219,10 +215,11 @@ def run(case: Case, model: str, data: Path, python: str, folder: Path) -> None:
         "threads": os.cpu_count(),
     }
     peer = Peer(python, settings, folder)
-    turns = Turns(step, case.every, peer)
+    turns = Turns(built.step, case.every, peer)
     state = new_state(
-        starting(module), objective, tx, like, SEED, params=origin.read(mesh)
-    )
+        built.start, built.objective, built.tx, built.like, SEED,
+        params=origin.read(mesh),
+    )  # fmt: skip
     batcher = Batcher(
         sets,
         lasting,

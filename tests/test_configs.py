@@ -22,17 +22,14 @@ from m3jax.data.training_sets import datasets, query_prompts
 from m3jax.data.words import stand_in
 from m3jax.nn import zoo
 from m3jax.nn.embedding import EmbeddingConfig
-from m3jax.nn.encoder import SHARDING
 from m3jax.pipeline import flags, smoke, trained
 from m3jax.pipeline import stages as pipeline_stages
+from m3jax.pipeline.build import build
 from m3jax.pipeline.origin import Origin
 from m3jax.pipeline.stage import SCRATCH, Train
 from m3jax.pipeline.stages import ONLY, check_names, resolve
 from m3jax.training.abstract import abstract_batch, lengths_read
-from m3jax.training.objectives.make import make_objective
-from m3jax.training.optimizer import check_optimizer, make_optimizer, make_schedule
-from m3jax.training.state import abstract_state, starting
-from m3jax.training.step import make_step
+from m3jax.training.optimizer import check_optimizer
 from m3jax.training.writer import read
 
 ROOT = Path(__file__).parent.parent
@@ -93,38 +90,24 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def trace(stage: Train) -> dict[str, Any]:
     """Shapes of what a step tells; no array is made."""
     mesh = make_mesh(stage.mesh)
-    module = trained.module(stage)
     words = stand_in(stage.model.encoder.vocab_size)
-    objective = make_objective(
-        stage.objective, module, mesh, stage.sub_batches, words=words
-    )
-    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
-    shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
-    moves = trained.optimizer(stage)
-    check_optimizer(shapes, moves)
-    tx = make_optimizer(moves, stage.steps)
-    like = abstract_state(start, objective, tx, mesh, SHARDING)
-    step = make_step(
-        objective,
-        tx,
-        make_schedule(moves, stage.steps),
-        mesh,
-        like,
-        trainable=moves.trainable,
-        groups=moves.groups,
-    )
+    built = build(stage, mesh, words, stage.steps)
+    shapes = jax.eval_shape(lambda: built.start(jax.random.key(0), None))
+    check_optimizer(shapes, trained.optimizer(stage))
     data, multiple = stage.data, batch_shards(mesh) * stage.sub_batches.count
     batching.check_sizes(data, multiple)
     rows, most = data.batch_size, [one.negatives for one in datasets(data)]
     group = 1 + max(data.negatives if own is None else own for own in most)
     if data.preset:  # the longest texts, of which fewest go into a batch
         rows = presets.rounded_up(presets.SIZES[data.preset], multiple)[-1]
-    lengths = lengths_read(objective.reads, data.query_length, data.passage_length)
+    lengths = lengths_read(
+        built.objective.reads, data.query_length, data.passage_length
+    )
     if "pair_length" in lengths:
         lengths["pair_length"] = data.pair_length
     scored = any(one.teacher_scores for one in datasets(data))
     batch = abstract_batch(mesh, rows, group, teacher_scores=scored, **lengths)
-    return jax.eval_shape(step, like, batch)[1]
+    return jax.eval_shape(built.step, built.like, batch)[1]
 
 
 @pytest.mark.parametrize(("name", "size"), EVERY)

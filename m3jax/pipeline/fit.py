@@ -20,9 +20,9 @@ from m3jax.data.records import Similarity
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, measure
 from m3jax.data.words import word_starts
-from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerConfig
-from m3jax.pipeline import counting, trained
+from m3jax.pipeline import counting
+from m3jax.pipeline.build import build
 from m3jax.pipeline.learner import Learner, selects
 from m3jax.pipeline.memory import compiled_within
 from m3jax.pipeline.stage import Train, steps_of
@@ -31,15 +31,10 @@ from m3jax.training import preemption
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
 from m3jax.training.objectives.contrastive import ContrastiveConfig
-from m3jax.training.objectives.make import (
-    make_objective,
-    masks_words,
-)
+from m3jax.training.objectives.make import masks_words, reads_of
 from m3jax.training.objectives.reranking import RerankingConfig
 from m3jax.training.objectives.unified import UnifiedConfig
-from m3jax.training.optimizer import make_optimizer, make_schedule
-from m3jax.training.state import abstract_state, new_state, starting
-from m3jax.training.step import make_step
+from m3jax.training.state import new_state
 from m3jax.training.writer import Silent, Writer
 
 
@@ -142,13 +137,7 @@ def fit(
         The step that the dev set selects, and its parameters, without what was trained
         beside the model.
     """
-    module, moves = learner.module, trained.optimizer(stage)
-    words = word_starts(tokenizer) if masks_words(stage.objective) else None
-    objective = make_objective(
-        stage.objective, module, mesh, stage.sub_batches, words=words
-    )
-    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
-    reads, pairing = objective.reads, learner.pairing
+    reads, pairing = reads_of(stage.objective), learner.pairing
     teacher = open_teacher(stage, mesh)
     ready = _as_it_is if teacher is None else teacher.score
     sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
@@ -156,16 +145,22 @@ def fit(
     plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
     check_plan(folder / "plan.json", plan)
     steps = steps_of(stage, plan)
-    tx = make_optimizer(moves, steps)
-    schedule = make_schedule(moves, steps)
-    like = abstract_state(start, objective, tx, mesh, SHARDING)
+    words = word_starts(tokenizer) if masks_words(stage.objective) else None
+    built = build(stage, mesh, words, steps)
     dev = data.dev
     metric = None if dev is None else f"dev/{selects(dev)}"
     checkpoints = Checkpoints(folder / "checkpoints", metric, stage.checkpoints)
-    state = checkpoints.restore_last(like)
+    state = checkpoints.restore_last(built.like)
     if state is None:
         params = None if given is None else given(mesh)
-        state = new_state(start, objective, tx, like, stage.seed, params=params)
+        state = new_state(
+            built.start,
+            built.objective,
+            built.tx,
+            built.like,
+            stage.seed,
+            params=params,
+        )
         del params
     first = int(state.step)
     batcher = Batcher(
@@ -176,18 +171,9 @@ def fit(
         reads,
         pairing if teacher is None else teacher.pairing,
     )
-    step = make_step(
-        objective,
-        tx,
-        schedule,
-        mesh,
-        like,
-        trainable=moves.trainable,
-        groups=moves.groups,
-    )
     step = compiled_within(
         stage,
-        step,
+        built.step,
         state,
         batcher,
         mesh,
@@ -241,5 +227,5 @@ def fit(
         preemption.leave(int(end.state.step))
     best, params = checkpoints.restore_best(end.state)
     checkpoints.close()
-    beside = jax.eval_shape(objective.auxiliary, jax.random.key(0))
+    beside = jax.eval_shape(built.objective.auxiliary, jax.random.key(0))
     return best, {name: x for name, x in params.items() if name not in beside}

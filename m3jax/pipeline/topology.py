@@ -16,18 +16,14 @@ from m3jax.data.shapes import Shape
 from m3jax.data.training_sets import datasets
 from m3jax.data.words import stand_in
 from m3jax.nn import zoo
-from m3jax.nn.encoder import SHARDING
 from m3jax.nn.reranker import RerankerConfig
-from m3jax.pipeline import counting, trained
+from m3jax.pipeline import counting
+from m3jax.pipeline.build import build
 from m3jax.pipeline.origin import in_shape_of, open_origin
 from m3jax.pipeline.stage import SCRATCH, Train, check
 from m3jax.pipeline.topology_tables import show, to_json
 from m3jax.training import chips
 from m3jax.training.abstract import abstract_batch, lengths_read
-from m3jax.training.objectives.make import make_objective
-from m3jax.training.optimizer import make_optimizer, make_schedule
-from m3jax.training.state import abstract_state, starting
-from m3jax.training.step import make_step
 from m3jax.training.topology import BucketReport, compile_report, devices
 
 
@@ -81,26 +77,9 @@ def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
     check(stage)
     found = devices(topology)
     chip, mesh = chips.find(topology), make_mesh(stage.mesh, found)
-    module = trained.module(stage)
     words = stand_in(stage.model.encoder.vocab_size)
-    objective = make_objective(
-        stage.objective, module, mesh, stage.sub_batches, words=words
-    )
-    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
-    optimizer = trained.optimizer(stage)
-    tx = make_optimizer(optimizer, stage.steps)
-    schedule = make_schedule(optimizer, stage.steps)
-    like = abstract_state(start, objective, tx, mesh, SHARDING)
-    step = make_step(
-        objective,
-        tx,
-        schedule,
-        mesh,
-        like,
-        trainable=optimizer.trainable,
-        groups=optimizer.groups,
-    )
-    reads, sets = objective.reads, datasets(stage.data)
+    built = build(stage, mesh, words, stage.steps)
+    reads, sets = built.objective.reads, datasets(stage.data)
     teacher = bool(stage.teacher.model) or any(one.teacher_scores for one in sets)
     own = (one.negatives for one in sets)
     group = 1 + max(stage.data.negatives if one is None else one for one in own)
@@ -114,7 +93,9 @@ def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
             teacher_scores=teacher,
         )
         counted = counting.count(stage, shape, rows, mesh, group=group, reads=reads)
-        yield compile_report(step, like, batch, chip, counted, chips=mesh.size)
+        yield compile_report(
+            built.step, built.like, batch, chip, counted, chips=mesh.size
+        )
 
 
 def in_shape(stages: Mapping[str, Train]) -> dict[str, Train]:

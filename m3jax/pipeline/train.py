@@ -24,18 +24,14 @@ from m3jax.data.words import stand_in, word_starts
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
 from m3jax.pipeline import fit, report, run, trained
+from m3jax.pipeline.build import begin, build
 from m3jax.pipeline.learner import Learner, Measured, baseline, make_learner, size
 from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
 from m3jax.pipeline.teacher import check_teacher
-from m3jax.training.objectives.make import (
-    check_objective,
-    make_objective,
-    masks_words,
-)
-from m3jax.training.optimizer import check_optimizer, make_optimizer
-from m3jax.training.state import abstract_state, starting
+from m3jax.training.objectives.make import check_objective, masks_words
+from m3jax.training.optimizer import check_optimizer
 from m3jax.training.writer import check_wandb, read
 
 T = TypeVar("T")
@@ -124,20 +120,14 @@ def _check(one: Resolved) -> Mesh:
     """Refuse what shows without data; returns the mesh of the stage."""
     stage = one.stage
     mesh = make_mesh(stage.mesh)
-    module = trained.module(stage)
     # The tokenizer may not be there yet.
     words = stand_in(stage.model.encoder.vocab_size)
-    objective = make_objective(
-        stage.objective, module, mesh, stage.sub_batches, words=words
-    )
-    start = starting(module, trained.pairs(stage), auxiliary=objective.auxiliary)
+    objective, start = begin(stage, mesh, words)
     shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
     check_objective(objective, start, mesh, stage.sub_batches)
     shardings(mesh, shapes, SHARDING)  # the mesh divides every parameter
-    moves = trained.optimizer(stage)
-    check_optimizer(shapes, moves)
-    # And what the objective keeps beside them.
-    abstract_state(start, objective, make_optimizer(moves, 2), mesh, SHARDING)
+    check_optimizer(shapes, trained.optimizer(stage))
+    build(stage, mesh, words, steps=2)  # nor does it leave a rest of anything else
     check_wandb(stage.wandb)
     if stage.teacher.model:
         check_teacher(stage)
