@@ -16,12 +16,15 @@ from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Batch, Params, Tokens
 from m3jax.data import tokenize
 from m3jax.data.words import Words, word_starts
+from m3jax.nn import masked_lm as head
 from m3jax.nn import retromae as decoder
+from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingModule
-from m3jax.nn.encoder import SHARDING
+from m3jax.nn.encoder import SHARDING, hidden_states
 from m3jax.nn.qwen import QwenConfig
 from m3jax.testing import tiny_config, tiny_tokenizer
 from m3jax.testing.tiny import TEXTS
+from m3jax.training import masking
 from m3jax.training.objectives import (
     ContrastiveConfig,
     MaskedLMConfig,
@@ -175,6 +178,7 @@ def test_the_decoder_learns_through_one_state(monkeypatch: pytest.MonkeyPatch) -
     assert jnp.abs(through["mlp"]["up"]["kernel"]).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_masked_words_beside_a_contrastive_loss() -> None:
     mesh, module = make_mesh(MeshConfig(), jax.devices()[:1]), model()
     both = [
@@ -197,6 +201,83 @@ def test_masked_words_beside_a_contrastive_loss() -> None:
     assert 1 < mlm[0] < 10 and (mlm == mlm[0]).all()
     np.testing.assert_allclose(two.loss - one.loss, 1.5 * mlm, rtol=1e-5)
     np.testing.assert_array_equal(one.weight, batch().where[:, 0])
+
+
+def plain_loss(params: Params, told: list[tuple[jax.Array, Any]]) -> float:
+    """Mean of -log p over all tokens with a label, one after the other."""
+    found = []
+    table = np.asarray(params["encoder"]["word"]["embedding"], np.float64)
+    bias = np.asarray(params["mlm"]["bias"], np.float64)
+    for states, labels in told:
+        logits = np.asarray(states, np.float64) @ table.T + bias
+        for place in np.argwhere(np.asarray(labels) >= 0):
+            row = logits[tuple(place)]
+            right = row[int(labels[tuple(place)])]
+            found.append(np.logaddexp.reduce(row) - right)
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(ALONE, marks=SLOW), pytest.param(BESIDE, marks=SLOW), RETROMAE],
+)
+def test_losses_are_their_definition(config: Any) -> None:
+    """From the masked texts on: every label that should be there, and no other."""
+    mesh, module = make_mesh(MeshConfig(), jax.devices()[:1]), model(dropout=0.0)
+    encoder = module.config.encoder
+    assert isinstance(encoder, BertConfig)
+    objective = make_objective(config, module, mesh, words=WORDS)
+    params = drawn(starting(module, auxiliary=objective.auxiliary))
+    beside = isinstance(config, ContrastiveConfig)
+    given = jax.tree.map(jnp.asarray, batch(query=beside))
+    # A first token that is no special one: of it RetroMAE's decoder is told nothing.
+    ids = given.passage.ids.at[0, 0, 0].set(7)
+    passage = dataclasses.replace(given.passage, ids=ids)
+    given = dataclasses.replace(given, passage=passage)
+    step, key = jnp.zeros((), jnp.int32), jax.random.key(5)
+    terms = jax.jit(objective.loss)(params, {}, given, step, key)
+    flat = jax.tree.map(lambda x: x.reshape(2 * SIZE, -1), given.passage)
+    texts = flat, given.where.reshape(-1)
+
+    def read(tokens: Tokens, where: jax.Array, key: jax.Array, ratio: float) -> Any:
+        rows = jnp.arange(len(where))
+        masked = masking.mask_words(WORDS, tokens, where, key, rows, ratio=ratio)
+        assert not (masked.labels[~where] >= 0).any()
+        states = hidden_states(encoder, params, masked.tokens)
+        return head.transform(encoder, params, states), masked.labels, states
+
+    if isinstance(config, MaskedLMConfig):
+        found = read(*texts, jax.random.split(key)[0], config.ratio)
+        expected = plain_loss(params, [found[:2]])
+    elif beside:
+        own, *others = jax.random.split(key, 3)
+        queries = given.query, given.where[:, 0]
+        told = [
+            read(*side, jax.random.split(other)[0], config.mlm_ratio)[:2]
+            for side, other in zip((texts, queries), others, strict=True)
+        ]
+        plain = dataclasses.replace(config, mlm_weight=0.0)
+        alone = make_objective(plain, module, mesh)
+        contrast = jax.jit(alone.loss)(params, {}, given, step, own).loss
+        expected = contrast + config.mlm_weight * plain_loss(params, told)
+    else:
+        keys = jax.random.split(key, 4)
+        states, labels, seen = read(*texts, keys[0], config.encoder_ratio)
+        masks = masking.decoder_masks(
+            WORDS, flat, keys[2], jnp.arange(2 * SIZE), ratio=config.decoder_ratio
+        )
+        rebuilt = decoder.decode(
+            encoder, params, seen[:, 0], flat, masks.pool, masks.choice
+        )
+        # All that is told: real tokens but the first, the special ones and padding.
+        ids = np.asarray(flat.ids)
+        whole = np.where(np.asarray(flat.mask) & (ids > 4), ids, -1)
+        whole[:, 0] = -1
+        whole[~np.asarray(texts[1])] = -1
+        rebuilt = head.transform(encoder, params, rebuilt)
+        expected = plain_loss(params, [(states, labels)])
+        expected += plain_loss(params, [(rebuilt, whole)])
+    np.testing.assert_allclose(terms.loss, expected, rtol=2e-5)
 
 
 def trained(config: Any, steps: int) -> list[dict[str, float]]:
