@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from m3jax.core.errors import InputError
 from m3jax.core.types import Leaf, Tokens
 from m3jax.data.words import Words
+from m3jax.nn.encoder import EncoderConfig
+from m3jax.nn.qwen import QwenConfig
 
 # Of a hidden token: how often the mask token takes its place, and some token at random.
 _MASK, _RANDOM = 0.8, 0.1
@@ -42,6 +44,34 @@ class DecoderMasks:
 
     pool: Leaf
     choice: Leaf
+
+
+def check_words(encoder: EncoderConfig, words: Words) -> None:
+    """Refuse a model that cannot learn from masked words.
+
+    Raises:
+        InputError: it is causal, or the words are of another vocabulary.
+
+    Example:
+        >>> import numpy as np
+        >>> words = Words(np.ones(9, bool), np.ones(9, bool), 8, (0, 8), 9)
+        >>> check_words(QwenConfig(), words)
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: model.encoder: expected a model whose tokens \
+see both sides, to train on masked words, found a causal one
+    """
+    if isinstance(encoder, QwenConfig) and encoder.attention == "causal":
+        raise InputError(
+            "a model whose tokens see both sides, to train on masked words",
+            "a causal one",
+            where="model.encoder",
+        )
+    if words.vocab_size > encoder.vocab_size:
+        raise InputError(
+            f"words of the model's vocabulary of {encoder.vocab_size}",
+            f"a tokenizer with {words.vocab_size}",
+            where="words",
+        )
 
 
 def check_ratio(name: str, ratio: float) -> None:

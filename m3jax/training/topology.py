@@ -37,7 +37,8 @@ class BucketReport:
         chip: of what kind.
         params: bytes of the parameters.
         optimizer: bytes of the optimizer's state.
-        extra: bytes of the objective's own state, and of the batch.
+        extra: bytes of the objective's own state, of the batch, and of what a layout
+            adds.
         temporary: bytes that the step needs beside its arguments; where it does not
             fit, what the compiler said it would need in all, less the arguments.
         output: bytes of results that take no argument's place.
@@ -247,7 +248,9 @@ def compile_report(
             traffic=0,
         )
     found, program = compiled.memory_analysis(), parse(compiled.as_text() or "")
-    assert found is not None  # every TPU's compiler tells
+    assert found is not None  # as `compile_step` has seen
+    # With what the layout on the chip adds to the shapes.
+    about["extra"] = found.argument_size_in_bytes - params - optimizer
     return BucketReport(
         **about,
         temporary=found.temp_size_in_bytes,

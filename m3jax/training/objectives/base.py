@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from m3jax.core.types import Batch, Params, Reads
@@ -58,3 +59,10 @@ class Objective:
     layout: Mapping[str, PartitionSpec] = field(default_factory=dict)
     reads: Reads = "apart"
     auxiliary: Callable[[jax.Array], Params] = _nothing
+
+
+def for_all(loss: jax.Array, rows: int, metrics: dict[str, jax.Array]) -> Terms:
+    """One number for the whole batch: every row has it, with the same weight."""
+    every = {name: jnp.full(rows, x) for name, x in metrics.items()}
+    every = jax.lax.stop_gradient(every)
+    return Terms(jnp.full(rows, loss), jnp.ones(rows), every)

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from m3jax import losses
-from m3jax.core.errors import InputError
 from m3jax.core.mesh import BATCH_AXES, batch_shards, split_rows
 from m3jax.core.types import Batch, Params, Tokens
 from m3jax.data.words import Words
@@ -18,10 +17,9 @@ from m3jax.nn import masked_lm as head
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.nn.encoder import EncoderConfig, hidden_states
 from m3jax.nn.parts import in_parts
-from m3jax.nn.qwen import QwenConfig
-from m3jax.training.masking import check_ratio, mask_words, ordinary
-from m3jax.training.objectives.base import Objective, Terms
-from m3jax.training.objectives.texts import WHOLE, SubBatches, parts
+from m3jax.training.masking import check_ratio, check_words, mask_words, ordinary
+from m3jax.training.objectives.base import Objective, Terms, for_all
+from m3jax.training.objectives.texts import WHOLE, SubBatches, parts, passages
 
 
 @dataclass(frozen=True)
@@ -167,55 +165,6 @@ def with_masked_lm(
         return {**objective.auxiliary(own), **head.init(encoder, other)}
 
     return dataclasses.replace(objective, loss=loss, auxiliary=auxiliary)
-
-
-def check_words(encoder: EncoderConfig, words: Words) -> None:
-    """Refuse a model that cannot learn from masked words.
-
-    Raises:
-        InputError: it is causal, or the words are of another vocabulary.
-
-    Example:
-        >>> import numpy as np
-        >>> words = Words(np.ones(9, bool), np.ones(9, bool), 8, (0, 8), 9)
-        >>> check_words(QwenConfig(), words)
-        Traceback (most recent call last):
-        m3jax.core.errors.InputError: model.encoder: expected a model whose tokens \
-see both sides, to train on masked words, found a causal one
-    """
-    if isinstance(encoder, QwenConfig) and encoder.attention == "causal":
-        raise InputError(
-            "a model whose tokens see both sides, to train on masked words",
-            "a causal one",
-            where="model.encoder",
-        )
-    if words.vocab_size > encoder.vocab_size:
-        raise InputError(
-            f"words of the model's vocabulary of {encoder.vocab_size}",
-            f"a tokenizer with {words.vocab_size}",
-            where="words",
-        )
-
-
-def passages(batch: Batch) -> tuple[Tokens, jax.Array]:
-    """The passages of a batch in one row of texts, `[(b g) l]`, and which are there.
-
-    Raises:
-        InputError: it has none.
-    """
-    if batch.passage is None:
-        raise InputError("passages", "none", where="batch")
-    flat = jax.tree.map(
-        lambda x: einops.rearrange(x, "b g l -> (b g) l"), batch.passage
-    )
-    return flat, batch.where.reshape(-1)
-
-
-def for_all(loss: jax.Array, rows: int, metrics: dict[str, jax.Array]) -> Terms:
-    """One number for the whole batch: every row has it, with the same weight."""
-    every = {name: jnp.full(rows, x) for name, x in metrics.items()}
-    every = jax.lax.stop_gradient(every)
-    return Terms(jnp.full(rows, loss), jnp.ones(rows), every)
 
 
 def _states(

@@ -19,10 +19,15 @@ from m3jax.nn.embedding import EmbeddingModule
 from m3jax.nn.encoder import hidden_states
 from m3jax.nn.parts import in_parts
 from m3jax.ops.pooling import pool
-from m3jax.training.masking import check_ratio, decoder_masks, mask_words, ordinary
-from m3jax.training.objectives.base import Objective, Terms
-from m3jax.training.objectives.masked_lm import check_words, for_all, passages
-from m3jax.training.objectives.texts import WHOLE, SubBatches, parts
+from m3jax.training.masking import (
+    check_ratio,
+    check_words,
+    decoder_masks,
+    mask_words,
+    ordinary,
+)
+from m3jax.training.objectives.base import Objective, Terms, for_all
+from m3jax.training.objectives.texts import WHOLE, SubBatches, parts, passages
 
 
 @dataclass(frozen=True)

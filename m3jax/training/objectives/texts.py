@@ -8,6 +8,7 @@ import einops
 import jax
 from jax.sharding import Mesh
 
+from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards
 from m3jax.core.types import Batch, Embeddings, Params, Tokens
 from m3jax.nn.embedding import EmbeddingModule, embed
@@ -125,3 +126,17 @@ def encode_batch(
     return query, jax.tree.map(
         lambda x: einops.rearrange(x, "(b g) ... -> b g ...", g=g), passage
     )
+
+
+def passages(batch: Batch) -> tuple[Tokens, jax.Array]:
+    """The passages of a batch in one row of texts, `[(b g) l]`, and which are there.
+
+    Raises:
+        InputError: it has none.
+    """
+    if batch.passage is None:
+        raise InputError("passages", "none", where="batch")
+    flat = jax.tree.map(
+        lambda x: einops.rearrange(x, "b g l -> (b g) l"), batch.passage
+    )
+    return flat, batch.where.reshape(-1)
