@@ -148,7 +148,7 @@ def fit(
     words = word_starts(tokenizer) if masks_words(stage.objective) else None
     built = build(stage, mesh, words, steps)
     dev = data.dev
-    metric = None if dev is None else f"dev/{selects(dev)}"
+    metric = None if dev is None else f"dev/{selects(dev, stage.objective)}"
     checkpoints = Checkpoints(folder / "checkpoints", metric, stage.checkpoints)
     state = checkpoints.restore_last(built.like)
     if state is None:

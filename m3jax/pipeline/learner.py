@@ -20,6 +20,7 @@ from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
 from m3jax.nn.reranker import RerankerConfig, RerankerModule
 from m3jax.pipeline import report
 from m3jax.pipeline.stage import Train
+from m3jax.training.objectives.make import ObjectiveConfig, trained_heads
 
 # What a model is measured on.
 Measured = Retrieval | Similarity
@@ -45,14 +46,23 @@ class Learner:
     pairing: Pairing | None = None
 
 
-def selects(one: Measured) -> str:
+def selects(one: Measured, objective: ObjectiveConfig) -> str:
     """Name of the score that selects the best checkpoint.
 
+    Of retrieval the nDCG@10 of the head that is trained, or of all where several are.
+
     Example:
-        >>> selects(Similarity(("a", "b"), ("c", "d"), (0.0, 1.0)))
+        >>> from m3jax.training.objectives import ContrastiveConfig, UnifiedConfig
+        >>> selects(Similarity(("a", "b"), ("c", "d"), (0.0, 1.0)), ContrastiveConfig())
         'spearman'
+        >>> selects(Retrieval({}, {}, {}), UnifiedConfig())
+        'hybrid/ndcg@10'
     """
-    return "ndcg@10" if isinstance(one, Retrieval) else "spearman"
+    if isinstance(one, Similarity):
+        return "spearman"
+    heads = trained_heads(objective)
+    name = heads[0] if len(heads) == 1 else "hybrid"
+    return "ndcg@10" if name == "dense" else f"{name}/ndcg@10"
 
 
 def make_learner(stage: Train, tokenizer: Tokenizer, mesh: Mesh) -> Learner:
