@@ -481,6 +481,7 @@ def test_a_disk_that_is_full(whole: tuple[Path, str]) -> None:
     assert not (folder / "full-disk" / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("runs")
 def test_ctrl_c_is_one_line(whole: tuple[Path, str]) -> None:
     """As a terminal sends it: to every process of the group."""

@@ -72,6 +72,7 @@ def test_what_fits_trains_as_ever(
     assert len(plain) == 4 and plain == ahead
 
 
+@pytest.mark.slow
 def test_the_programs_that_were_compiled_are_run() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     module = EmbeddingModule(TINY)

@@ -177,6 +177,7 @@ def test_fsdp_divides_the_work_as_data_does() -> None:
     assert temporary_with_fsdp < 1.5 * temporary
 
 
+@pytest.mark.slow
 def test_a_mixed_mesh_looks_up_its_own_rows() -> None:
     """Not said otherwise, every device gets all rows of a lookup."""
     mesh, _, state, step = build(MeshConfig(data=4, fsdp=2), 8)
