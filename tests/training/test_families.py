@@ -76,8 +76,6 @@ def moved(before, after) -> set[str]:
 
 
 LATER = [pytest.param(x, marks=pytest.mark.slow) for x in ("bert", "qwen2", "qwen3")]
-    pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "qwen2", "qwen3")
-]
 
 
 @pytest.mark.parametrize("name", ["m3", *LATER])
