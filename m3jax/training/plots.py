@@ -8,7 +8,13 @@ import numpy as np
 
 from m3jax.training.writer import series
 
-METRICS = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "recall@100"}
+METRICS = {
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "recall@100": "recall@100",
+    **{f"{x}/ndcg@10": f"nDCG@10, {x}" for x in ("sparse", "multivec", "hybrid")},
+    "spearman": "Spearman",
+}
 # Of the objectives: what the loss is the sum of, beside all that ends in "_loss".
 _PARTS = ("contrastive", "distill")
 # One small picture each: title, unit, and metric -> label; only what is there is drawn.
@@ -41,7 +47,7 @@ def write_plots(
     positive: np.ndarray | None,
     negative: np.ndarray | None,
 ) -> None:
-    """Draw loss and learning rate, evaluation over steps, and a score histogram.
+    """Draw loss and learning rate, every score of the dev set, and cosines.
 
     And in training.png what else the steps said, as far as it is there.
 
@@ -49,8 +55,8 @@ def write_plots(
         folder: gets up to four PNG files.
         rows: lines of metrics.jsonl.
         selected: step whose parameters were kept.
-        positive: cosines of queries and their answers; None when there is no
-            evaluation set, and so no plot of evaluations or scores.
+        positive: cosines of queries and their answers; None where there are none,
+            and so no plot of them.
         negative: cosines of queries and other passages.
 
     Raises:
@@ -79,17 +85,20 @@ def write_plots(
     save(figure, folder / "loss.png")
     _write_panels(folder / "training.png", rows, pyplot.subplots)
 
+    curves = {name: series(rows, f"dev/{name}") for name in METRICS}
+    curves = {name: found for name, found in curves.items() if len(found[0])}
+    if curves:
+        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+        for name, found in curves.items():
+            axes.plot(*found, marker="o", markersize=4, label=METRICS[name])
+        axes.axvline(selected, color="gray", linestyle=":", label="kept")
+        least = min(0.0, *(min(values) for _, values in curves.values()))
+        axes.set(xlabel="step", ylabel="score", ylim=(least, 1), title="Dev set")
+        axes.legend(fontsize="small")
+        save(figure, folder / "evaluation.png")
+
     if positive is None or negative is None or not len(positive) or not len(negative):
         return
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, label in METRICS.items():
-        steps, values = series(rows, f"dev/{name}")
-        axes.plot(steps, values, marker="o", markersize=4, label=label)
-    axes.axvline(selected, color="gray", linestyle=":", label="kept")
-    axes.set(xlabel="step", ylabel="score", ylim=(0, 1), title="Dev set")
-    axes.legend()
-    save(figure, folder / "evaluation.png")
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     bins = np.linspace(min(-0.2, positive.min(), negative.min()), 1, 61).tolist()

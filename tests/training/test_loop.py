@@ -426,6 +426,14 @@ def test_pictures_show_what_is_there(tmp_path: Path, monkeypatch) -> None:
     rows[1] |= {"masked_share": 0.1, "tokens_per_second": 9.0}
     write_plots(tmp_path, rows, selected=2, positive=None, negative=None)
     assert seen["loss.png"][0] == ("Training loss", ["loss", "dense", "distill"])
+    assert "evaluation.png" not in seen
+    # Graded pairs and rerankers have no cosines, and a curve all the same.
+    rows[0] |= {"dev/spearman": -0.2}
+    rows[2] |= {"dev/spearman": 0.4, "dev/hybrid/ndcg@10": 0.6}
+    write_plots(tmp_path, rows, selected=2, positive=None, negative=None)
+    labels = ["nDCG@10, hybrid", "Spearman", "kept"]
+    assert seen["evaluation.png"] == [("Dev set", labels)]
+    assert "scores.png" not in seen
     assert seen["training.png"] == [
         ("Gradient", ["gradient"]),
         ("Scores", ["positive", "negatives"]),
