@@ -49,10 +49,10 @@ def begin(stage: Train, mesh: Mesh, words: Words | None) -> tuple[Objective, Sta
     Raises:
         InputError: as `make_objective`.
     """
-    objective = make_objective(
-        stage.objective, trained.module(stage), mesh, stage.sub_batches, words=words
-    )
     module, pairs = trained.module(stage), trained.pairs(stage)
+    objective = make_objective(
+        stage.objective, module, mesh, stage.sub_batches, words=words
+    )
     return objective, starting(module, pairs, auxiliary=objective.auxiliary)
 
 

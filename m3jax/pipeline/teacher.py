@@ -119,9 +119,11 @@ def check_teacher(
                 where=where,
                 do=f"{one.name or one.path} has teacher_scores on.",
             )
-    model, read = reranker.open_model(
-        stage.teacher.model, dtype=stage.model.encoder.dtype
-    )
+    dtype = stage.model.encoder.dtype
+    try:
+        model, read = reranker.open_model(stage.teacher.model, dtype=dtype)
+    except InputError as error:
+        raise error.at(where) from None
     most = model.config.encoder.max_length
     if stage.teacher.pair_length > most:
         raise InputError(

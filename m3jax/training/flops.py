@@ -249,8 +249,9 @@ def masked_words(
             before += 2.0 * (4 * d * d + 2 * d * config.mlp) * one.tokens
             attention = 4.0 * one.length * d * one.tokens
         else:
+            assert isinstance(objective, MaskedLMConfig | ContrastiveConfig)
             alone = isinstance(objective, MaskedLMConfig)
-            told = objective.ratio if alone else getattr(objective, "mlm_ratio", 0.0)
+            told = objective.ratio if alone else objective.mlm_ratio
             before = 2.0 * d * d * one.tokens
         vocabulary = 3 * 2.0 * d * config.vocab_size * told * one.tokens
         again = one.parts > 1
