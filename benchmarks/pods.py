@@ -37,11 +37,11 @@ def model(name: str) -> EmbeddingConfig:
 
 
 def bge_m3(fsdp: int = 1, **data: Any) -> Train:
-    """Fine-tuning with all heads and seven negatives."""
+    """Fine-tuning with all heads, seven negatives and queries of 64 tokens."""
     sizes = {"preset": "bge_m3_finetune", "passage_length": 8_192} | data
     return Train(
         model=model("BAAI/bge-m3"),
-        data=DataConfig(negatives=7, query_length=256, **sizes),
+        data=DataConfig(negatives=7, query_length=64, **sizes),
         objective=UnifiedConfig(),
         sub_batches=SubBatches(tokens=16_384),
         mesh=MeshConfig(fsdp=fsdp),

@@ -119,7 +119,7 @@ SPEED = (
     "s links",
     "s step, none to all overlapped",
     "MFU",
-    "loss",
+    "loss, of FLOPs / of time",
     "links",
 )
 
@@ -146,7 +146,7 @@ def speed_row(one: BucketReport) -> tuple[str, ...]:
         f"{one.communication_seconds:.3f}",
         f"{one.step_seconds:.3f} to {one.overlapped_seconds:.3f}",
         f"{one.mfu:.0%}",
-        f"{one.loss_share:.1%}",
+        f"{one.loss_share:.2%} / {one.loss_time_share:.1%}",
         f"{one.communication_share:.1%}",
     )
 
@@ -177,6 +177,7 @@ def to_json(reports: Iterable[BucketReport], stage: Train) -> list[dict[str, Any
         "overlapped_seconds",
         "mfu",
         "loss_share",
+        "loss_time_share",
         "communication_share",
     )
     return [

@@ -188,28 +188,58 @@ def _moved(program: Program, line: Instruction, lines: dict[str, Instruction]) -
         return 2 * written
     if line.op in ("dynamic-update-slice", "scatter"):
         return 2 * size(line.operands[-1 if line.op == "scatter" else 1])
-    inner = [name for name, kind in called(line).items() if kind == "calls"]
-    if line.op != "fusion" or not inner:
+    inner = _fused(line)
+    if inner is None:
         return written + sum(size(name) for name in line.operands)
-    body = program.computations.get(inner[0], ())
-    shapes = {x.name: x.shape for x in body}
     read = 0
-    for inside in body:
-        if inside.op != "parameter":
-            continue
-        number = int(inside.rest.split(")")[0])
-        whole = size(line.operands[number]) if number < len(line.operands) else 0
-        uses = [x for x in body if inside.name in x.operands]
-        cut = 0
-        for use in uses:
-            if use.op in ("dynamic-slice", "gather", "slice"):
-                cut += sum(shapes_bytes(use.shape))
-            elif use.op == "dynamic-update-slice" and use.operands[0] == inside.name:
-                part = sum(shapes_bytes(shapes.get(use.operands[1], "")))
-                cut += part
-                # It is written in its place.
-                written -= max(0, sum(shapes_bytes(use.shape)) - part) if whole else 0
-            else:
-                cut += whole
-        read += min(whole, cut)
+    for number, name in enumerate(line.operands):
+        taken, kept = _taken(program, inner, number, size(name))
+        read += taken
+        # What is changed a slice at a time is written in its place.
+        written -= kept
     return read + max(0, written)
+
+
+def _fused(line: Instruction) -> str | None:
+    """The computation that a fusion runs; None for anything else."""
+    inner = [name for name, kind in called(line).items() if kind == "calls"]
+    return inner[0] if line.op == "fusion" and inner else None
+
+
+def _taken(program: Program, name: str, number: int, whole: int) -> tuple[int, int]:
+    """Bytes that a fused computation reads of an operand, and does not write again.
+
+    Args:
+        program: has the computation.
+        name: of the computation.
+        number: of the operand.
+        whole: its bytes; 0 where it does not lie in HBM.
+    """
+    body = {x.name: x for x in program.computations.get(name, ())}
+    ours = {
+        x.name
+        for x in body.values()
+        if x.op == "parameter" and int(x.rest.split(")")[0]) == number
+    }
+    read = kept = 0
+    for use in body.values():
+        at = [place for place, given in enumerate(use.operands) if given in ours]
+        if not at:
+            continue
+        inner = _fused(use)
+        if use.op == "bitcast":  # the same bytes by another name
+            ours.add(use.name)
+        elif inner is not None:  # fusions are nested on a TPU
+            for place in at:
+                taken, left = _taken(program, inner, place, whole)
+                read, kept = read + taken, kept + left
+        elif use.op in ("dynamic-slice", "gather", "slice"):
+            read += sum(shapes_bytes(use.shape))
+        elif use.op == "dynamic-update-slice" and at == [0]:
+            given = use.operands[1]
+            part = sum(shapes_bytes(body[given].shape)) if given in body else 0
+            read += part
+            kept += max(0, sum(shapes_bytes(use.shape)) - part) if whole else 0
+        else:
+            read += whole
+    return min(whole, read), kept

@@ -130,7 +130,12 @@ class BucketReport:
 
     @property
     def loss_share(self) -> float:
-        """Of the arithmetic's time, what the loss takes."""
+        """FLOPs of the loss by those of the model, neither recomputed."""
+        return self.flops.loss_model / max(self.flops.model, 1e-12)
+
+    @property
+    def loss_time_share(self) -> float:
+        """Of the arithmetic's time, what the loss takes in full precision."""
         return self.loss_seconds / max(self.compute_seconds, 1e-12)
 
     @property

@@ -209,3 +209,42 @@ def test_traffic_of_a_loop_counts_slices() -> None:
     text = compiled(step, *given)
     stack = 20 * 256 * 256 * 4
     assert stack < memory_traffic(parse(text)) < 6 * stack
+
+
+NESTED = """
+%cut (table: f32[1000,128], at: s32[]) -> f32[10,128] {
+  %table = f32[1000,128]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %part = f32[10,128]{1,0} dynamic-slice(%table, %at), dynamic_slice_sizes={10,128}
+}
+
+%change (table: f32[1000,128], part: f32[10,128], at: s32[]) -> f32[1000,128] {
+  %table = f32[1000,128]{1,0} parameter(0)
+  %part = f32[10,128]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  ROOT %whole = f32[1000,128]{1,0} dynamic-update-slice(%table, %part, %at)
+}
+
+%outer (given: f32[1000,128], at: s32[], sums: f32[1000,128]) -> f32[1000,128] {
+  %given = f32[1000,128]{1,0} parameter(0)
+  %renamed = f32[1000,128]{1,0} bitcast(%given)
+  %at = s32[] parameter(1)
+  %sums = f32[1000,128]{1,0} parameter(2)
+  %part = f32[10,128]{1,0} fusion(%renamed, %at), kind=kLoop, calls=%cut
+  ROOT %new = f32[1000,128]{1,0} fusion(%sums, %part, %at), kind=kLoop, calls=%change
+}
+
+ENTRY %main (x: f32[1000,128], at: s32[], sums: f32[1000,128]) -> f32[1000,128] {
+  %x = f32[1000,128]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %sums = f32[1000,128]{1,0} parameter(2)
+  ROOT %out = f32[1000,128]{1,0} fusion(%x, %at, %sums), kind=kOutput, calls=%outer
+}
+"""
+
+
+def test_traffic_looks_into_nested_fusions() -> None:
+    """A slice is read of one table and changed in the other, by fusions in a fusion."""
+    part, place = 10 * 128 * 4, 4
+    # Read; of the other table read and written.
+    assert memory_traffic(parse(NESTED)) == 3 * part + place

@@ -22,7 +22,7 @@ from m3jax.training.state import abstract_state, starting
 from m3jax.training.step import make_step
 from m3jax.training.topology import BucketReport, compile_report
 
-FLOPS = Flops(8e12, 16e12, 0.0, 8e12)
+FLOPS = Flops(8e12, 16e12, 2e12, 8e12)
 # As little as there is to compile.
 MODEL = tiny_config(layers=1, dropout=0.0, remat="none")
 
@@ -80,7 +80,8 @@ def test_times_are_of_the_roofline(one: BucketReport) -> None:
     assert one.step_seconds == pytest.approx(3)
     assert one.overlapped_seconds == pytest.approx(2)
     assert one.mfu == pytest.approx(0.5 / 3)
-    assert one.loss_share == pytest.approx(0.5)
+    assert one.loss_share == pytest.approx(2 / 8)
+    assert one.loss_time_share == pytest.approx(1 / (1 + 1))
     assert one.communication_share == pytest.approx(1 / 3)
 
 
