@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from m3jax.core import distributed
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.training.checkpoint_config import CheckpointConfig, check_checkpoints
@@ -124,6 +124,23 @@ class Checkpoints:
                 ),
                 metrics=metrics if self._metric is not None else None,
             )
+
+    def results(self, step: int) -> dict[str, float]:
+        """Results of the evaluation at a step that is saved; none = it had none yet."""
+        return distributed.share("results", lambda: self._manager.metrics(step) or {})
+
+    def add_results(self, step: int, metrics: dict[str, float]) -> None:
+        """Put the results of a late evaluation beside what is saved.
+
+        Args:
+            step: one that is on the disk.
+            metrics: its results.
+        """
+        if distributed.first():
+            text = json.dumps(metrics)
+            files.write_text(self._folder / str(step) / "metrics" / "metrics", text)
+        distributed.wait("results of a late evaluation")
+        self._manager.reload()
 
     def wait(self) -> None:
         """Return when everything is on the disk.

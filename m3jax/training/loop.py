@@ -105,8 +105,8 @@ def train(
         evaluators: name -> (params, step) -> metrics; called at every evaluation.
         checkpoints: where states go.
         writer: where metrics go.
-        stop: asked after every step: (step) -> whether to save and end there, with the
-            evaluation that is due.
+        stop: asked after every step: (step) -> whether to save and end there. An
+            evaluation that is due is left to the next start: there may be no time.
 
     Returns:
         The state after the last step, and why it was the last.
@@ -137,6 +137,19 @@ def train(
             display.update(done.step, values, found)
             writer.write(done.step, values | found)
 
+        def evaluate() -> dict[str, float]:
+            results: dict[str, float] = {}
+            for name, evaluator in evaluators.items():
+                found = evaluator(state.params, number)
+                results |= {f"{name}/{key}": x for key, x in found.items()}
+            writer.write(number, results)
+            display.say(number, results)
+            return results
+
+        def evaluates() -> bool:
+            at = number % loop.evaluate_every == 0 or number == loop.steps
+            return bool(evaluators) and at
+
         def save(results: dict[str, float]) -> None:
             about = loop.about | {"data_position": number}
             if loop.patience:
@@ -145,6 +158,15 @@ def train(
                 about["history"] = list(history)
             writer.flush()
             checkpoints.save(state, about, results)
+
+        if number and evaluates() and checkpoints.metric is not None:
+            # It was told to leave before it could evaluate.
+            results = checkpoints.results(number)
+            if not results:
+                results = evaluate()
+                checkpoints.add_results(number, results)
+            if loop.patience and number not in dict(history):
+                history.append((number, results[checkpoints.metric]))
 
         while number < loop.steps and not leaving and not _is_stale(history, loop):
             asked = time.perf_counter()
@@ -170,20 +192,12 @@ def train(
             before = _Dispatched(number, metrics, batch.dataset, batch.row, cost)
             leaving = stop(number)
             last = number == loop.steps
-            evaluates = evaluators and (number % loop.evaluate_every == 0 or last)
             every = loop.checkpoint_every or loop.evaluate_every
-            if evaluates or leaving or last or number % every == 0:
+            if evaluates() or leaving or last or number % every == 0:
                 # Nothing is saved before it is known to be finite.
                 record(before)
                 before = None
-                results: dict[str, float] = {}
-                for name, evaluate in evaluators.items() if evaluates else ():
-                    found = evaluate(state.params, number)
-                    results |= {f"{name}/{key}": x for key, x in found.items()}
-                if results:
-                    writer.write(number, results)
-                    display.say(number, results)
-                save(results)
+                save(evaluate() if evaluates() and not leaving else {})
                 saved = number
                 speed.start()
         early = _is_stale(history, loop)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import time
 import types
@@ -47,6 +48,7 @@ class Recorder(Checkpoints):
 
     def __init__(self) -> None:
         self.saved: list[tuple[int, dict, dict]] = []
+        self._metric = None
 
     def save(self, state: TrainState, about: dict, metrics: dict) -> None:
         self.saved.append((int(state.step), about, metrics))
@@ -193,7 +195,8 @@ def test_a_stop_between_evaluations_does_not_confuse_the_best(tmp_path: Path) ->
     folder = tmp_path / "c"
     scores = {3: 0.9, 6: 0.4, 9: 0.5, 10: 0.3}
     taken, reasons = [], []
-    for ends in ((), (4, 7), (3,)):  # the first is not disturbed; 3 is an evaluation
+    # The first is not disturbed; at 3 and 10 an evaluation is due.
+    for ends in ((), (4, 7), (3,), (10,)):
         for path in (folder, tmp_path / "metrics.jsonl"):
             if path.exists():
                 path.rename(tmp_path / f"old-{path.name}-{len(reasons)}")
@@ -203,7 +206,7 @@ def test_a_stop_between_evaluations_does_not_confuse_the_best(tmp_path: Path) ->
             like = TrainState(jnp.int32(0), {}, {}, {}, jnp.zeros(2))
             found = checkpoints.restore_last(like)
             first = 0 if found is None else int(found.step)
-            end, steps, _, _ = run(
+            end, steps, evaluated, _ = run(
                 tmp_path,
                 steps=10,
                 first=first,
@@ -214,6 +217,9 @@ def test_a_stop_between_evaluations_does_not_confuse_the_best(tmp_path: Path) ->
             reasons.append(end.reason)
             taken += steps
             assert int(end.state.step) == min(at, 10)
+            # What is due when it has to leave, the next start does first.
+            due = [n for n in (3, 6, 9, 10) if first <= n < at or n == first]
+            assert evaluated == [n for n in due if n > first or n in ends]
             if end.reason == "preempted":
                 assert max(saved_in(folder)) == at
                 assert checkpoints.restore_best(end.state)[0] in (3, at)
@@ -225,9 +231,30 @@ def test_a_stop_between_evaluations_does_not_confuse_the_best(tmp_path: Path) ->
         rows = read(tmp_path)
         assert [row["step"] for row in rows if "loss" in row] == list(range(1, 11))
         assert [row["step"] for row in rows if "dev/ndcg@10" in row] == [3, 6, 9, 10]
-    assert taken == list(range(1, 11)) * 3
+    assert taken == list(range(1, 11)) * 4
     assert reasons == ["finished", "preempted", "preempted", "finished",
-                       "preempted", "finished"]  # fmt: skip
+                       "preempted", "finished", "preempted", "finished"]  # fmt: skip
+
+
+def test_a_late_evaluation_is_done_once(tmp_path: Path) -> None:
+    """Killed after it and before the next checkpoint, its result is there."""
+
+    def go(first: int, until: int) -> tuple[list[int], int, str]:
+        checkpoints = Checkpoints(tmp_path / "c", "dev/ndcg@10")
+        end, _, evaluated, _ = run(
+            tmp_path, steps=9, first=first, checkpoints=checkpoints, patience=1,
+            scores={3: 0.5, 6: 0.4}.__getitem__, stop=lambda step: step >= until,
+        )  # fmt: skip
+        best = checkpoints.restore_best(end.state)[0]
+        checkpoints.close()
+        return evaluated, best, end.reason
+
+    assert go(0, 3) == ([], 3, "preempted")
+    assert go(3, 4) == ([3], 3, "preempted")
+    shutil.rmtree(tmp_path / "c" / "4")  # as if it had been killed before it was saved
+    assert go(3, 6) == ([], 3, "preempted")
+    # And patience counts it.
+    assert go(6, 9) == ([6], 3, "early")
 
 
 def test_keeps_every_so_many(tmp_path: Path) -> None:
