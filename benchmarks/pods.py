@@ -1,118 +1,184 @@
-"""The tables of docs/pods.md: recipes compiled for TPU slices, without a TPU.
+"""The tables of docs/pods.md: every recipe compiled for a TPU slice, without a TPU.
 
-    JAX_PLATFORMS=cpu python -m benchmarks.pods [--only e5] [--json FILE]
+    JAX_PLATFORMS=cpu python -m benchmarks.pods --json pods.jsonl [--only e5]
+    python -m benchmarks.pods --json pods.jsonl --page
 
-Needs the extra `tpu`. Each bucket is compiled anew, which takes minutes.
+Needs the extra `tpu`. Each shape of batches is compiled anew, which takes minutes; one
+that stands in the file already is not compiled again. `--page` prints what the file
+holds as Markdown.
 """
 
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from m3jax.core import config as configs
 from m3jax.core.mesh_config import MeshConfig
-from m3jax.data.config import DataConfig
-from m3jax.nn import zoo
-from m3jax.nn.embedding import EmbeddingConfig
+from m3jax.data.shapes import Shape
 from m3jax.pipeline.stage import Train
-from m3jax.pipeline.topology import each_bucket
+from m3jax.pipeline.topology import each_bucket, in_shape
 from m3jax.pipeline.topology_tables import (
     MEMORY,
     SPEED,
-    advice,
     memory_row,
     speed_row,
     to_json,
 )
-from m3jax.training.objectives import ContrastiveConfig, SubBatches, UnifiedConfig
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+# What a recipe makes itself -> a published model of its shape.
+STANDS_FOR = {
+    r"runs/e5-pretrain-(\w+)/model": r"intfloat/e5-\1",
+    r"runs/kalm-pretrain-.*": "Qwen/Qwen2-0.5B",
+    r"runs/qwen3-embedding_stage1-(.*)/model": r"Qwen/Qwen3-Embedding-\1",
+    r"xlm-roberta-large-8192": "BAAI/bge-m3-retromae",
+}
+# Config, size, slice.
+RECIPES = (
+    ("qwen3/embedding_stage2", "8B", "v5p:8x8x8"),
+    ("e5/pretrain", "large", "v5e:8x8"),
+    ("e5/pretrain", "base", "v5e:4x8"),
+    ("e5/pretrain", "small", "v5e:4x4"),
+    ("e5/finetune", "large", "v5e:2x4"),
+    ("e5/finetune", "base", "v5e:2x4"),
+    ("e5/finetune", "small", "v5e:2x4"),
+    ("qwen3/embedding_stage1", "0.6B", "v5e:8x8"),
+    ("qwen3/embedding_stage1", "4B", "v5p:2x4x4"),
+    ("qwen3/embedding_stage1", "8B", "v5p:4x4x4"),
+    ("qwen3/embedding_stage2", "0.6B", "v5e:8x8"),
+    ("qwen3/embedding_stage2", "4B", "v5p:2x4x4"),
+    ("qwen3/embedding_stage2", "8B", "v5p:4x4x4"),
+    ("qwen3/reranker", "0.6B", "v5e:8x8"),
+    ("qwen3/reranker", "4B", "v5p:2x4x4"),
+    ("qwen3/reranker", "8B", "v5p:4x4x4"),
+    ("kalm/pretrain", "v2", "v5e:8x8"),
+    ("kalm/finetune", "v2", "v5e:8x8"),
+    ("simcse/unsupervised", "base", "v5e:1x1"),
+    ("simcse/supervised", "base", "v5e:2x4"),
+    ("finetune_lora", "0.6B", "v5e:1x1"),
+    ("bge_m3/retromae", "base", "v5p:2x4x4"),
+    ("bge_m3/finetune", "base", "v5p:4x4x4"),
+    ("bge_m3/unsupervised", "base", "v5p:4x4x8"),
+)
+SLICES = {16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
+SLICES_P = {16: "v5p:2x2x4", 64: "v5p:4x4x4", 256: "v5p:4x8x8"}
 
 
-def model(name: str) -> EmbeddingConfig:
-    """A published model that computes in bfloat16."""
-    config = zoo.find(name).config
-    assert isinstance(config, EmbeddingConfig)
-    encoder = dataclasses.replace(config.encoder, dtype="bfloat16")
-    return dataclasses.replace(config, encoder=encoder)
+@dataclass(frozen=True)
+class Case:
+    """A stage for a slice."""
+
+    name: str
+    slice: str
+    stage: Train
 
 
-def bge_m3(fsdp: int = 1, **data: Any) -> Train:
-    """Fine-tuning with all heads, seven negatives and queries of 64 tokens."""
-    sizes = {"preset": "bge_m3_finetune", "passage_length": 8_192} | data
-    return Train(
-        model=model("BAAI/bge-m3"),
-        data=DataConfig(negatives=7, query_length=64, **sizes),
-        objective=UnifiedConfig(),
-        sub_batches=SubBatches(tokens=16_384),
-        mesh=MeshConfig(fsdp=fsdp),
+def recipe(name: str, size: str) -> Train:
+    """The last stage of a config, in the shape of its model."""
+    made: Any = configs.call(
+        configs.load(CONFIGS / f"{name}.py"), size=size, where=name
     )
+    stages = made if isinstance(made, dict) else {"train": made}
+    for key, one in stages.items():
+        for known, other in STANDS_FOR.items():
+            if one.init and re.fullmatch(known, one.init):
+                init = re.sub(known, other, one.init)
+                stages[key] = dataclasses.replace(one, init=init)
+    return list(in_shape(stages).values())[-1]
 
 
-def e5_large(batch: int = 32_768, fsdp: int = 1) -> Train:
-    """Pre-training on pairs."""
-    data = DataConfig(batch_size=batch, query_length=128, passage_length=128)
-    return Train(
-        model=model("intfloat/e5-large"),
-        data=data,
-        objective=ContrastiveConfig(temperature=0.01),
-        sub_batches=SubBatches(tokens=16_384),
-        mesh=MeshConfig(fsdp=fsdp),
-    )
+def weak(stage: Train, batch: int, fsdp: int, **data: Any) -> Train:
+    """A stage with as many queries as its chips make of it."""
+    sizes = dataclasses.replace(stage.data, preset="", batch_size=batch, **data)
+    return dataclasses.replace(stage, data=sizes, mesh=MeshConfig(fsdp=fsdp))
 
 
-def qwen3_8b(fsdp: int = 64) -> Train:
-    """Full fine-tuning with all blocks of negatives."""
-    data = DataConfig(
-        batch_size=2_048, negatives=1, query_length=512, passage_length=2_048
-    )
-    blocks = ("own", "passages", "queries", "positive_positive")
-    return Train(
-        model=model("Qwen/Qwen3-Embedding-8B"),
-        data=data,
-        objective=ContrastiveConfig(
-            temperature=0.01, negatives=blocks, false_negative_margin=0.1
-        ),
-        sub_batches=SubBatches(tokens=16_384),
-        mesh=MeshConfig(fsdp=fsdp),
-    )
-
-
-def cases() -> Iterator[tuple[str, str, Train]]:
-    """Name, slice, stage."""
-    yield "qwen3-8b", "v5p:8x8x8", qwen3_8b()
-    yield "e5-large", "v5e:8x8", e5_large()
-    for chips, slice_ in ((16, "v5e:4x4"), (256, "v5e:16x16")):
-        yield f"weak-e5-large-{chips}", slice_, e5_large(512 * chips)
-    for chips, slice_ in ((16, "v5p:2x2x4"), (64, "v5p:4x4x4"), (256, "v5p:4x8x8")):
-        batch = {"preset": "", "passage_length": 512, "batch_size": 16 * chips}
-        yield f"weak-bge-m3-{chips}", slice_, bge_m3(**batch)
-    yield "bge-m3", "v5p:4x4x4", bge_m3()
+def cases() -> Iterator[Case]:
+    """Recipes on slices that suit them, then the same work a chip on more chips."""
+    for name, size, slice_ in RECIPES:
+        stage = recipe(name, size)
+        if name == "bge_m3/finetune":
+            # As in the table of the losses, and as questions are.
+            data = dataclasses.replace(stage.data, query_length=64)
+            stage = dataclasses.replace(stage, data=data)
+        if name == "qwen3/embedding_stage2" and slice_ == "v5p:8x8x8":
+            stage = dataclasses.replace(stage, mesh=MeshConfig(fsdp=64))
+        if slice_.endswith(":1x1"):
+            stage = dataclasses.replace(stage, mesh=MeshConfig())
+        yield Case(f"{name} {size}", slice_, stage)
+    large, unified = recipe("e5/pretrain", "large"), recipe("bge_m3/finetune", "base")
+    dense = recipe("bge_m3/unsupervised", "base")
+    for chips, slice_ in SLICES.items():
+        yield Case(f"weak e5 large {chips}", slice_, weak(large, 512 * chips, 8))
+    lengths = {"query_length": 64, "passage_length": 512}
+    for chips, slice_ in SLICES_P.items():
+        stage = weak(dense, 1_024 * chips, 8, **lengths)
+        yield Case(f"weak bge-m3 dense {chips}", slice_, stage)
+    for chips, slice_ in SLICES_P.items():
+        stage = weak(unified, 16 * chips, 8, **lengths)
+        yield Case(f"weak bge-m3 all heads {chips}", slice_, stage)
 
 
 def main() -> None:
-    """Compile and print, each line as soon as it is there."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="cases whose name has this")
-    parser.add_argument("--json", help="file to add a line a bucket to")
+    """Compile what is not in the file yet, or print the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", required=True, type=Path, help="a line a shape")
+    parser.add_argument("--only", default="", help="cases that this regex finds")
+    parser.add_argument("--lengths", type=int, nargs="*", help="of passages")
+    parser.add_argument("--page", action="store_true", help="print what is there")
     args = parser.parse_args()
-    for name, slice_, stage in cases():
-        if args.only not in name:
+    lines = args.json.read_text().splitlines() if args.json.exists() else []
+    rows = [json.loads(line) for line in lines]
+    if args.page:
+        page(rows)
+        return
+    done = {(x["case"], x["slice"], x["passage_length"]) for x in rows}
+    for case in cases():
+        if not re.search(args.only, f"{case.name} {case.slice}"):
             continue
-        print(f"\n{name} on {slice_}: {stage.mesh}, {stage.sub_batches}")
-        print(f"memory, GB a chip: {', '.join(MEMORY)}")
-        print(f"a step: {', '.join(SPEED)}", flush=True)
-        for one in each_bucket(stage, slice_):
-            print(f"| {' | '.join(memory_row(one))} |")
-            print(f"| {' | '.join(speed_row(one))} |")
-            print(f"compiled in {one.compile_seconds:.0f} s. {advice(stage, one)}")
-            for each in one.collectives[:5]:
-                print(f"  {each}")
-            print(flush=True, end="")
-            if args.json:
-                with open(args.json, "a", encoding="utf-8") as file:
-                    (line,) = to_json([one], stage)
-                    file.write(json.dumps({"case": name, "slice": slice_, **line}))
-                    file.write("\n")
+
+        def wanted(shape: Shape, case: Case = case) -> bool:
+            length = shape.passage_length
+            asked = not args.lengths or length in args.lengths
+            return asked and (case.name, case.slice, length) not in done
+
+        print(f"{case.name} on {case.slice}: {case.stage.mesh}", flush=True)
+        for one in each_bucket(case.stage, case.slice, wanted=wanted):
+            (line,) = to_json([one], case.stage)
+            cells = {"memory": memory_row(one), "speed": speed_row(one)}
+            about = {"case": case.name, "slice": case.slice, "fsdp": case.stage.mesh.fsdp}
+            line["collectives"] = line["collectives"][:5]
+            with args.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(about | line | cells) + "\n")
+            print(f"  {one.compile_seconds:.0f} s: {' | '.join(cells['memory'])}")
+            print(f"    {' | '.join(cells['speed'])} {line['advice']}", flush=True)
+
+
+def page(rows: list[dict[str, Any]]) -> None:
+    """Print both tables, and the efficiency of more chips."""
+    recipes = [row for row in rows if not row["case"].startswith("weak")]
+    for kind, columns in (("memory", MEMORY), ("speed", SPEED)):
+        head = ("recipe", "slice", *columns)
+        print(f"\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * len(columns)}")
+        for row in recipes:
+            print(f"| {' | '.join((row['case'], row['slice'], *row[kind]))} |")
+    head = ("same work a chip", "slice", "queries", "s step", "efficiency", *SPEED[-3:])
+    print(f"\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}")
+    first: dict[str, float] = {}
+    for row in rows:
+        if row["case"].startswith("weak"):
+            name = row["case"].removeprefix("weak ").rpartition(" ")[0]
+            seconds = row["step_seconds"]
+            share = first.setdefault(name, seconds) / seconds
+            cells = (f"{row['rows']:,}", f"{seconds:.3f}", f"{share:.1%}")
+            print(f"| {' | '.join((name, row['slice'], *cells, *row['speed'][-3:]))} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -72,8 +72,15 @@ def check_topology(stage: Train, topology: str) -> list[BucketReport]:
     return list(each_bucket(stage, topology))
 
 
-def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
-    """As `check_topology`, each report as soon as it is there."""
+def _all(shape: Shape) -> bool:
+    del shape
+    return True
+
+
+def each_bucket(
+    stage: Train, topology: str, *, wanted: Callable[[Shape], bool] = _all
+) -> Iterator[BucketReport]:
+    """As `check_topology`, each report as soon as it is there; of wanted shapes only."""
     check(stage)
     found = devices(topology)
     chip, mesh = chips.find(topology), make_mesh(stage.mesh, found)
@@ -84,6 +91,8 @@ def each_bucket(stage: Train, topology: str) -> Iterator[BucketReport]:
     own = (one.negatives for one in sets)
     group = 1 + max(stage.data.negatives if one is None else one for one in own)
     for shape, rows in buckets(stage, mesh, reads=reads, group=group):
+        if not wanted(shape):
+            continue
         query, passage = shape.query_length, shape.passage_length
         batch = abstract_batch(
             mesh,
