@@ -9,7 +9,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import metadata
@@ -106,7 +106,12 @@ def _is_run(folder: Path) -> bool:
 
 
 def open_folder(
-    folder: Path, config: dict[str, Any], lineage: dict[str, Any], *, fresh: bool
+    folder: Path,
+    config: dict[str, Any],
+    lineage: dict[str, Any],
+    *,
+    fresh: bool,
+    weights: Mapping[str, Callable[[], str]] | None = None,
 ) -> None:
     """Create the run folder, or go on in the one that `check_folder` let pass.
 
@@ -116,6 +121,8 @@ def open_folder(
         lineage: stage -> what `describe` said; goes into lineage.json, with versions.
             Its data must be that of the run so far.
         fresh: what a run left in the folder is removed first.
+        weights: stage -> hash of the weights that it goes on from, which may take a
+            while and is asked for once.
 
     Raises:
         InputError: the training data is not what it was.
@@ -146,7 +153,9 @@ def open_folder(
         _add_start(path)
         return
     files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    whole = {"stages": lineage, "git": _git(), "versions": _versions()}
+    of_parents = {k: {"parent_weights": find()} for k, find in (weights or {}).items()}
+    found = {name: each | of_parents.get(name, {}) for name, each in lineage.items()}
+    whole = {"stages": found, "git": _git(), "versions": _versions()}
     files.write_text(path, json.dumps(whole, indent=2) + "\n")
 
 

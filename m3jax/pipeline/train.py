@@ -21,6 +21,7 @@ from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, open_data
 from m3jax.data.vocabulary import TokenizerConfig
 from m3jax.data.words import stand_in, word_starts
+from m3jax.hub.digest import digest
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
 from m3jax.pipeline import fit, report, run, trained
@@ -92,7 +93,12 @@ def run_stages(
     )
     if distributed.first():
         with run.locked(folder):  # not from under another program
-            run.open_folder(folder, config, lineage, fresh=fresh)
+            weights = {
+                one.name: functools.partial(digest, str(one.stage.init))
+                for one in left
+                if one.origin is not None
+            }
+            run.open_folder(folder, config, lineage, fresh=fresh, weights=weights)
     distributed.wait("the run folder")
     run.require_shared(folder)
     with run.locked(folder):

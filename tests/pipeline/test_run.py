@@ -136,3 +136,19 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert fingerprint(one, two) == fingerprint(one, two)
     given = [(one, two), (two, one), (one,), (one, other), (one, one)]
     assert len({fingerprint(*rows) for rows in given}) == len(given)
+
+
+def test_weights_of_the_parent_are_asked_for_once(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def weights() -> str:
+        asked.append("0a1b")
+        return asked[-1]
+
+    for _ in range(2):
+        run.check_folder(tmp_path / "run", CONFIG, fresh=False)
+        run.open_folder(
+            tmp_path / "run", CONFIG, LINEAGE, fresh=False, weights={"train": weights}
+        )
+    whole = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    assert whole["stages"]["train"]["parent_weights"] == "0a1b" and len(asked) == 1
