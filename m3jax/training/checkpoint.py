@@ -8,10 +8,10 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -22,6 +22,8 @@ from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.training.checkpoint_config import CheckpointConfig, check_checkpoints
 from m3jax.training.state import TrainState
+
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -169,21 +171,10 @@ class Checkpoints:
         """
         while (step := self._last()) is not None:
             self._check_structure(step, like)
-            reason, state = None, None
-            try:
-                state = self._restore(step, like)
-            except (MemoryError, PermissionError):
-                raise
-            # Damage shows as anything from a missing file to a bad checksum.
-            except Exception as error:
-                if "RESOURCE_EXHAUSTED" in str(error):
-                    raise  # the device is too small, the checkpoint is whole
-                reason = str(error) or type(error).__name__
-            # Each process reads its own parts, and only one may have met the damage.
-            reasons = distributed.gather("restored", reason)
-            if not any(reasons):
+            state, damage = _attempt(lambda step=step: self._restore(step, like))
+            if damage is None:
                 return state
-            self._set_aside(step, next(filter(None, reasons)))
+            self._set_aside(step, damage)
         return None
 
     def _last(self) -> int | None:
@@ -213,11 +204,13 @@ class Checkpoints:
         """What was saved with a step; None where that step was not saved."""
         if step not in self._manager.all_steps():
             return None
-        args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["about"]
+        path = self._folder / str(step) / "about" / "metadata"
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def restore_best(self, state: TrainState) -> tuple[int, Params]:
         """Give the parameters that scored highest on the dev set.
+
+        Where that checkpoint is damaged, the best of those that are left.
 
         Args:
             state: the state at the end; its arrays are used when it is the best, or
@@ -227,9 +220,22 @@ class Checkpoints:
             The step and the parameters.
         """
         last = int(state.step)
-        best = self._manager.best_step() if self._metric is not None else last
-        if best is None or best == last or not self._manager.metrics(best):
-            return last, state.params
+        self.wait()
+        while (best := self._best()) not in (None, last):
+            params, damage = _attempt(lambda best=best: self._restore_params(best, state))
+            if damage is None:
+                return best, params
+            self._set_aside(best, damage, "the model is the best of the others")
+        return last, state.params
+
+    def _best(self) -> int | None:
+        """The step that scored highest; None where no step was scored."""
+        if self._metric is None:
+            return None
+        best = distributed.share("best step", self._manager.best_step)
+        return best if best is not None and self.results(best) else None
+
+    def _restore_params(self, step: int, state: TrainState) -> Params:
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=leaf.sharding
@@ -242,25 +248,24 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(like),
             partial_restore=True,
         )
-        self.wait()
         handler = ocp.PyTreeCheckpointHandler()
-        found = handler.restore(self._state(best), args=args)
-        return best, found["params"]
+        return handler.restore(self._state(step), args=args)["params"]
 
     def _restore(self, step: int, like: TrainState) -> TrainState:
         # The manager's own way ends in a barrier, which a process that meets damage
         # alone would leave the others waiting at.
         handler = ocp.StandardCheckpointHandler()
         args = ocp.args.StandardRestore(_to_dict(like))
+        self.about(step)  # nor may this be damaged
         return TrainState(**handler.restore(self._state(step), args=args))
 
     def _state(self, step: int) -> Any:  # a path, as the storage library calls them
         return self._folder / str(step) / "state"
 
-    def _set_aside(self, step: int, reason: str) -> None:
+    def _set_aside(self, step: int, reason: str, then: str = "") -> None:
         self._manager.close()
         if distributed.first():
-            _move_aside(self._folder / str(step), reason)
+            _move_aside(self._folder / str(step), reason, then)
         distributed.wait("damaged checkpoint moved")
         self._manager = self._open()
 
@@ -282,7 +287,24 @@ def _keep_quiet() -> None:
     sys.unraisablehook = hook
 
 
-def _move_aside(checkpoint: Path, reason: str) -> None:
+def _attempt(read: Callable[[], T]) -> tuple[T, None] | tuple[None, str]:
+    """Read something of a checkpoint: what it is, or how a process found it damaged."""
+    reason, found = None, None
+    try:
+        found = read()
+    except (MemoryError, PermissionError):
+        raise
+    # Damage shows as anything from a missing file to a bad checksum.
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise  # the device is too small, the checkpoint is whole
+        reason = str(error) or type(error).__name__
+    # Each process reads its own parts, and only one may have met the damage.
+    damage = next(filter(None, distributed.gather("restored", reason)), None)
+    return (cast(T, found), None) if damage is None else (None, damage)
+
+
+def _move_aside(checkpoint: Path, reason: str, then: str = "") -> None:
     """Keep a damaged checkpoint, where no restart looks for it, and say so."""
     aside = checkpoint.parent.parent / "damaged" / checkpoint.name
     shutil.rmtree(aside, ignore_errors=True)
@@ -290,10 +312,10 @@ def _move_aside(checkpoint: Path, reason: str) -> None:
     os.replace(checkpoint, aside)
     steps = [int(x.name) for x in checkpoint.parent.iterdir() if x.name.isdigit()]
     before = f"step {max(steps)}" if steps else "the start"
+    then = then or f"the training goes on from {before}"
     print(
         f"warning: the checkpoint of step {checkpoint.name} is damaged "
-        f"({' '.join(reason.split())[:200]}); it is now at {aside}, and the training "
-        f"goes on from {before}",
+        f"({' '.join(reason.split())[:200]}); it is now at {aside}, and {then}",
         file=sys.stderr,
     )
 

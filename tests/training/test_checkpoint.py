@@ -121,7 +121,7 @@ def test_without_a_metric_the_last_is_the_best(tmp_path: Path) -> None:
     assert checkpoints.restore_best(at(state, 3))[0] == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "zeros", "gone", "empty folder", "metrics"])
+@pytest.mark.parametrize("damage", ["cut", "zeros", "gone", "empty folder", "metrics", "about"])
 def test_a_damaged_step_gives_way_to_the_one_before(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -137,8 +137,9 @@ def test_a_damaged_step_gives_way_to_the_one_before(
             path.write_bytes(b"\0" * size)
         elif damage == "gone":
             path.unlink()
-    if damage == "metrics":
-        (folder / "6" / "metrics" / "metrics").write_text("\0\0")
+    if damage in ("metrics", "about"):
+        file = "metadata" if damage == "about" else damage
+        (folder / "6" / damage / file).write_text("\0\0")
     if damage == "empty folder":
         shutil.rmtree(folder / "6" / "state")
     like, _ = build(MeshConfig(), 1)
@@ -155,6 +156,24 @@ def test_a_damaged_step_gives_way_to_the_one_before(
     checkpoints.wait()
     again = Checkpoints(folder, "score").restore_last(like)
     assert again is not None and int(again.step) == 6
+
+
+def test_a_damaged_best_step_gives_way_to_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "c"
+    state = save(folder, {1: 0.9, 2: 0.2, 3: 0.4, 4: 0.3})
+    for step, next_best in ((1, 3), (3, 4)):
+        for path in (folder / f"{step}").rglob("d/*"):
+            os.truncate(path, path.stat().st_size // 2)
+        checkpoints = Checkpoints(folder, "score")
+        best, params = checkpoints.restore_best(at(state, 4))
+        checkpoints.close()
+        assert best == next_best
+        jax.tree.map(np.testing.assert_array_equal, params, at(state, best).params)
+        said = capsys.readouterr().err
+        assert f"step {step} is damaged" in said and "best of the others" in said
+        assert (tmp_path / "damaged" / f"{step}").is_dir()
 
 
 def test_all_damaged_starts_again(
