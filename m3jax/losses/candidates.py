@@ -96,7 +96,8 @@ class Block:
         score: float32 `[t c]`.
         counts: bool `[t c]`, True for a negative.
         own: bool `[t c]`, True for a passage of the own group.
-        possible: bool `[t c]`, True for what could be one, if nothing were masked.
+        possible: bool `[t c]`, True for what would be one if no id and no margin said
+            that it is none.
         name: of the block; passages of the own group are called "own".
         positive: bool `[t c]`, True for the positive; None where it is not among them.
     """
@@ -144,13 +145,15 @@ def blocks(
     mixed, rest = among_passages(mine, theirs)
     ours = jnp.broadcast_to(own[:, :, None], mixed.shape)
     lead = ours & (jnp.arange(mixed.shape[2]) == 0)[None, None]
+    there = theirs.exists[None] & real[:, :, None]
+    there &= ours | mine.in_batch[:, None, None]
     if "passages" in negatives:
         whole = "own" in negatives
         yield Block(
             score(query, "passage"),
             wide(mixed | rest if whole else mixed),
             wide(ours),
-            wide(~lead if whole else ~ours),
+            wide(there & (~lead if whole else ~ours)),
             "passages",
             positive=wide(lead),
         )
@@ -158,7 +161,8 @@ def blocks(
         assert positive is not None
         found = score(positive, "passage")
         none = jnp.zeros(found.shape, bool)
-        yield Block(found, wide(mixed | rest), none, wide(~lead), "positive_passage")
+        possible = wide(there & ~lead)
+        yield Block(found, wide(mixed | rest), none, possible, "positive_passage")
     # What is a right answer: of the same query, or to the same positive.
     for name, row, column, wrong in (
         ("positive_positive", positive, "positive", ~right),
@@ -168,7 +172,8 @@ def blocks(
         if name in negatives:
             assert row is not None
             none = jnp.zeros(own.shape, bool)
-            yield Block(score(row, column), other & wrong & real, none, ~own, name)
+            there = other & real
+            yield Block(score(row, column), there & wrong, none, there, name)
 
 
 def among_passages(
@@ -206,10 +211,10 @@ def own_block(
     """
     score = product("te,tge->tg", query, group)
     rest = jnp.broadcast_to((jnp.arange(score.shape[1]) > 0)[None], score.shape)
-    counts = mine.exists & rest & mine.exists[:, :1]
+    counts = there = mine.exists & rest & mine.exists[:, :1]
     if mine.passage_ids is not None:
         counts &= ~jnp.all(mine.passage_ids[:, :1] == mine.passage_ids, -1)
-    return Block(score, counts, jnp.ones_like(counts), rest, "own")
+    return Block(score, counts, jnp.ones_like(counts), there, "own")
 
 
 def _same(

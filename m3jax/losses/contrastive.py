@@ -40,8 +40,8 @@ class Contrast:
         loss: float32 `[b]`, in nats.
         positive: float32 `[b]`, score of the positive, before the temperature.
         negative_mean: float32 `[b]`, mean score of the negatives that counted.
-        masked_share: float32 `[b]`, share of the candidates, the positive among them,
-            that did not count.
+        masked_share: float32 `[b]`, share of the negatives that are there which did not
+            count: equal to a positive by their ids, or too near by the margin.
         rank: int32 `[b]`, negatives that score higher than the positive; equal texts
             do not, whatever the last digits are.
     """
@@ -278,7 +278,7 @@ def _contrast(
         loss=loss,
         positive=jnp.where(real, positive, 0),
         negative_mean=watched.total / jnp.maximum(number, 1),
-        masked_share=1 - (number + real) / (watched.candidates + 1),
+        masked_share=(watched.candidates - number) / jnp.maximum(watched.candidates, 1),
         rank=watched.higher.astype(jnp.int32),
     )
 

@@ -407,11 +407,20 @@ def test_nan_is_not_hidden_where_nothing_else_is(negatives: tuple[str, ...]) -> 
 )
 def test_what_is_masked_is_a_share_of_what_could_count(negatives: Any) -> None:
     given = inputs()
+    query, passage = given["query"], given["passage"]
     rest: dict[str, Any] = {"temperature": 0.3, "negatives": negatives}
-    all_of = losses.contrast(given["query"], given["passage"], **rest)
-    np.testing.assert_allclose(all_of.masked_share, 0, atol=1e-6)
+    some = jnp.ones((B, G), bool).at[1:, -1].set(False)
+    alone = jnp.arange(B) > 0  # the first query meets its own passages only
+    for where, in_batch in ((None, None), (some, None), (None, alone), (some, alone)):
+        found = losses.contrast(query, passage, where=where, in_batch=in_batch, **rest)
+        np.testing.assert_array_equal(found.masked_share, 0)
     none = jnp.zeros((B, G), bool)
-    found = losses.contrast(given["query"], given["passage"], where=none, **rest)
+    found = losses.contrast(query, passage, where=none, **rest)
+    np.testing.assert_array_equal(found.masked_share, 0)
+    # All equal: none is a negative of another.
+    ids = {"query_ids": jnp.zeros((B, 2), jnp.uint32)}
+    ids["passage_ids"] = jnp.zeros((B, G, 2), jnp.uint32)
+    found = losses.contrast(query, passage, where=some, **ids, **rest)
     np.testing.assert_array_equal(found.masked_share, 1)
 
 
