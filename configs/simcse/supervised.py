@@ -42,10 +42,11 @@ def get_config(size: Literal["base", "large", "smoke"] = "base") -> Train:
             passage_length=32,
         ),
         model=EmbeddingConfig(
-            BertConfig(dtype="bfloat16", remat="full", dropout=0.1),
+            BertConfig(dtype="bfloat16", remat="full"),
             "cls",
             mlp_head="always",
         ),
+        dropout=0.1,
         objective=ContrastiveConfig(temperature=0.05, hard_negative_weight=0.0),
         optimizer=OptimizerConfig(
             learning_rate=1e-5 if large else 5e-5, warmup=0.0, weight_decay=0.0

@@ -1,5 +1,6 @@
 """What a stage of training is made of, and which values no run can have."""
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
@@ -45,10 +46,13 @@ class Train:
     stage before, and in a first stage none: parameters are random, as with "scratch".
     It brings its tokenizer, its prompts and its shape; of `model` hold dtype, remat and
     a Qwen's attention, heads that it does not have yet, and pooling where its folder
-    states none."""
+    states none. Its own share of dropout is changed by `dropout`."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: EmbeddingConfig | RerankerConfig = field(default_factory=EmbeddingConfig)
+    dropout: float | None = None
+    """Share of the units dropped in training, in place of what the model says, also of
+    one to go on from."""
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=0))
     objective: ObjectiveConfig = field(default_factory=ContrastiveConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -73,6 +77,34 @@ class Train:
     """Project of Weights & Biases that metrics go to, beside the run folder."""
     seed: int = 0
     """Decides the first parameters, the order of the data and the dropout."""
+
+
+def with_dropout(stage: Train) -> Train:
+    """A stage whose model drops what the stage says.
+
+    Args:
+        stage: the config, in the shape of its model.
+
+    Returns:
+        The stage.
+
+    Raises:
+        InputError: its model has no dropout.
+
+    Example:
+        >>> with_dropout(Train(dropout=0.25)).model.encoder.dropout
+        0.25
+    """
+    encoder = stage.model.encoder
+    if stage.dropout is None:
+        return stage
+    if isinstance(encoder, QwenConfig):
+        raise InputError(
+            "none, because a Qwen has no dropout", f"{stage.dropout}", where="dropout"
+        )
+    encoder = dataclasses.replace(encoder, dropout=stage.dropout)
+    model = dataclasses.replace(stage.model, encoder=encoder)
+    return dataclasses.replace(stage, model=model)
 
 
 def check(stage: Train) -> None:

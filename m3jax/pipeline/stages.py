@@ -7,7 +7,7 @@ from pathlib import Path
 
 from m3jax.core.errors import InputError
 from m3jax.pipeline.origin import Origin, in_shape_of, open_origin
-from m3jax.pipeline.stage import SCRATCH, Train, check
+from m3jax.pipeline.stage import SCRATCH, Train, check, with_dropout
 
 # What a config of one stage calls it.
 ONLY = "train"
@@ -106,6 +106,7 @@ def _resolve(
         origin = open_origin(stage)
     if origin is not None:
         stage = in_shape_of(stage, origin.config, origin.prompts)
+    stage = with_dropout(stage)
     check(stage)
     folder = run / name
     return Resolved(

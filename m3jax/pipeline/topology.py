@@ -20,7 +20,7 @@ from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import counting
 from m3jax.pipeline.build import build
 from m3jax.pipeline.origin import in_shape_of, open_origin
-from m3jax.pipeline.stage import SCRATCH, Train, check
+from m3jax.pipeline.stage import SCRATCH, Train, check, with_dropout
 from m3jax.pipeline.topology_tables import show, to_json
 from m3jax.training import chips
 from m3jax.training.abstract import abstract_batch, lengths_read
@@ -131,7 +131,7 @@ def in_shape(stages: Mapping[str, Train]) -> dict[str, Train]:
             stage = in_shape_of(stage, before.model, before.data.prompts)
         elif stage.init not in (None, SCRATCH):
             stage = _published(stage)
-        found[name] = before = stage
+        found[name] = before = with_dropout(stage)
     return found
 
 

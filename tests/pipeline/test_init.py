@@ -16,12 +16,14 @@ from m3jax.data.plan import make_plan
 from m3jax.data.prompts import Prompts
 from m3jax.data.shapes import Lengths, Shape
 from m3jax.data.vocabulary import TokenizerConfig
+from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline.fit import check_plan
 from m3jax.pipeline.origin import in_shape_of, open_origin
 from m3jax.pipeline.stage import Train
+from m3jax.pipeline.stages import resolve
 from m3jax.pipeline.train import run_stages
 from m3jax.testing import tiny_config
 from m3jax.training.objectives import (
@@ -99,6 +101,27 @@ def test_a_reranker_takes_the_encoder_of_an_embedding_model() -> None:
     before = EmbeddingConfig(origin.config.encoder)
     after = in_shape_of(stage, before, Prompts("query: ", "passage: "))
     assert after.data.prompts == Prompts()
+
+
+def test_dropout_of_the_stage_holds(tmp_path: Path) -> None:
+    """Also of a model to go on from; without it that model's own."""
+
+    def dropped(**changes: Any) -> list[float]:
+        first, second = (
+            dataclasses.replace(STAGE, **changes),
+            Train(data=STAGE.data, dropout=0.2),
+        )
+        found = resolve({"first": first, "second": second}, tmp_path)
+        encoders = [one.stage.model.encoder for one in found]
+        assert all(isinstance(x, BertConfig) for x in encoders)
+        return [x.dropout for x in encoders if isinstance(x, BertConfig)]
+
+    assert dropped() == [0.1, 0.2]
+    assert dropped(dropout=0.0) == [0.0, 0.2]
+    with pytest.raises(InputError, match=r"first: model\.encoder\.dropout: expected"):
+        dropped(dropout=1.0)
+    with pytest.raises(InputError, match="dropout: expected none, because a Qwen"):
+        dropped(init=str(GOLDEN / "qwen3"), dropout=0.1)
 
 
 def test_masked_words_need_a_mask(tmp_path: Path) -> None:
