@@ -31,13 +31,6 @@ from m3jax.pipeline.topology_tables import (
 )
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-# What a recipe makes itself -> a published model of its shape.
-STANDS_FOR = {
-    r"runs/e5-pretrain-(\w+)/model": r"intfloat/e5-\1",
-    r"runs/kalm-pretrain-.*": "Qwen/Qwen2-0.5B",
-    r"runs/qwen3-embedding_stage1-(.*)/model": r"Qwen/Qwen3-Embedding-\1",
-    r"xlm-roberta-large-8192": "BAAI/bge-m3-retromae",
-}
 # Config, size, slice.
 RECIPES = (
     ("qwen3/embedding_stage2", "8B", "v5p:8x8x8"),
@@ -80,16 +73,10 @@ class Case:
 
 def recipe(name: str, size: str) -> Train:
     """The last stage of a config, in the shape of its model."""
-    made: Any = configs.call(
-        configs.load(CONFIGS / f"{name}.py"), size=size, where=name
-    )
+    path = CONFIGS / f"{name}.py"
+    made: Any = configs.call(configs.load(path), size=size, where=name)
     stages = made if isinstance(made, dict) else {"train": made}
-    for key, one in stages.items():
-        for known, other in STANDS_FOR.items():
-            if one.init and re.fullmatch(known, one.init):
-                init = re.sub(known, other, one.init)
-                stages[key] = dataclasses.replace(one, init=init)
-    return list(in_shape(stages).values())[-1]
+    return list(in_shape(stages, path).values())[-1]
 
 
 def weak(stage: Train, batch: int, fsdp: int, **data: Any) -> Train:

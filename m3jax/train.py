@@ -61,7 +61,10 @@ def main() -> None:
     if program.topology is not None:
         from m3jax.pipeline.topology import tell
 
-        sys.exit(0 if tell(stages, program.topology, as_json=program.json) else 1)
+        fits = tell(
+            stages, program.topology, as_json=program.json, config=program.config
+        )
+        sys.exit(0 if fits else 1)
 
     from m3jax.core.cache import keep_compiled
     from m3jax.pipeline.train import run_stages

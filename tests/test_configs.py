@@ -26,6 +26,7 @@ from m3jax.pipeline import flags, smoke, trained
 from m3jax.pipeline import stages as pipeline_stages
 from m3jax.pipeline.build import build
 from m3jax.pipeline.origin import Origin
+from m3jax.pipeline.recipes import stages_of
 from m3jax.pipeline.stage import SCRATCH, Train
 from m3jax.pipeline.stages import ONLY, check_names, resolve
 from m3jax.training.abstract import abstract_batch, lengths_read
@@ -39,13 +40,10 @@ FILES = {
 }
 SIZES = {name: configs.sizes_of(configs.load(path)) for name, path in FILES.items()}
 EVERY = [(name, size) for name, sizes in SIZES.items() for size in sizes]
-# A folder that `m3jax.convert` makes -> a published model of its shape.
-FOLDERS = {"xlm-roberta-large-8192": "BAAI/bge-m3-retromae"}
 # Configs of models that start from nothing.
 OURS = ("quickstart.py", "pairs.py", "mixture.py")
 # Tracing takes seconds: the others are slow.
 QUICK = [("qwen3/embedding_stage2.py", "8B"), ("simcse/supervised.py", "base")]
-RUN = re.compile(r"runs/(\w+)-(\w+)-([\w.]+)/model")
 
 
 def make(name: str, size: str) -> dict[str, Train]:
@@ -63,16 +61,15 @@ def known(stage: Train) -> Origin | None:
         return None
     assert stage.init is not None
     nothing: Any = None
-    if run := RUN.fullmatch(stage.init):
-        before = make(f"{run[1]}/{run[2]}.py", run[3])
-        (one,) = resolve(before, Path("no run"))
+    if recipe := stages_of(stage.init, ROOT / "configs/a.py"):
+        (one,) = resolve(recipe[1], Path("no run"))
         return Origin(one.stage.model, one.stage.data.prompts, nothing, nothing)
     if stage.init in zoo.ZOO:
         found = zoo.find(stage.init)
         prompts = Prompts(found.query, found.passage, found.task)
         return Origin(found.config, prompts, nothing, nothing)
     # A language model alone: how its states become a vector or a score, we say.
-    encoder = zoo.find_encoder(FOLDERS.get(stage.init, stage.init))
+    encoder = zoo.find_encoder(stage.init)
     model: Any = (
         EmbeddingConfig(encoder, stage.model.pooling)
         if isinstance(stage.model, EmbeddingConfig)

@@ -19,6 +19,7 @@ def make_plan(
     *,
     seed: int,
     multiple: int = 1,
+    sizes: Sequence[int] | None = None,
 ) -> plans.Plan:
     """Choose shapes and sizes, and put the rows of all data sets in order.
 
@@ -52,11 +53,17 @@ def make_plan(
         most = max(one.group for one in kept)
         kept = [dataclasses.replace(one, group=most) for one in kept]
     _check_rows(sets, kept)
-    shapes, sizes = _shapes(config, kept, multiple)
+    shapes, chosen = _shapes(config, kept, multiple)
+    if sizes is not None and (config.preset or config.batch_tokens):
+        fit = len(sizes) == len(shapes) and not any(x % multiple for x in sizes)
+        chosen = tuple(sizes) if fit else chosen
+    if config.preset:
+        told = ", ".join(f"{size:,}" for size in chosen)
+        print(f"{config.preset}, sizes in multiples of {multiple}: {told}")
     return plans.make_plan(
         lengths,
         shapes=shapes,
-        sizes=sizes,
+        sizes=chosen,
         seed=seed,
         weights=weights,
         homogeneity=config.homogeneity,
@@ -150,8 +157,6 @@ def _shapes(
     if config.preset:
         edges = presets.BGE_M3_LENGTHS
         given = presets.rounded_up(presets.SIZES[config.preset], multiple)
-        told = ", ".join(f"{size:,}" for size in given)
-        print(f"{config.preset}, sizes in multiples of {multiple}: {told}")
     if edges:
         shapes = by_longest(lengths, edges)
     else:

@@ -120,6 +120,7 @@ ENCODERS: dict[str, BertConfig | QwenConfig] = {
     "FacebookAI/roberta-large": _ROBERTA_LARGE,
     "FacebookAI/xlm-roberta-base": _XLMR_BASE,
     "FacebookAI/xlm-roberta-large": _XLMR_LARGE,
+    "xlm-roberta-large-8192": _M3,  # as configs/bge_m3/retromae.py has it made
     "Qwen/Qwen2-0.5B": _KALM,
     **{
         f"Qwen/Qwen3-{size}-Base": dataclasses.replace(

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -75,6 +76,13 @@ def check_data(stage: Train, data: Data) -> None:
             )
 
 
+def planned(path: Path) -> dict[str, Any]:
+    """What the first start planned; nothing where this is the first."""
+    if not distributed.share("plan.json", path.exists):
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def check_plan(path: Path, plan: Plan) -> None:
     """Keep what the first start planned; refuse to go on with other batches.
 
@@ -90,15 +98,15 @@ def check_plan(path: Path, plan: Plan) -> None:
     now = json.loads(json.dumps(plan.facts()))
     do = "It follows from the data: see that all processes read the same files."
     distributed.require_same({f"batches, {k}": x for k, x in now.items()}, do=do)
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+    if old := planned(path):
         if rows := configs.difference(old, now):
             raise InputError(
                 "the batches that this run began with",
                 f"a change of {'; '.join(rows)}",
                 where=str(path),
-                do="A preset and batch_tokens depend on the number of devices: use the "
-                "same, or start the run anew with --fresh.",
+                do="Sizes of a preset and of batch_tokens go by the devices: go on with "
+                "a number (data x fsdp) that divides them, or start the run anew with "
+                "--fresh.",
             )
     elif distributed.first():
         files.write_text(path, json.dumps(now, indent=2) + "\n")
@@ -142,7 +150,10 @@ def fit(
     ready = _as_it_is if teacher is None else teacher.score
     sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
     multiple = batch_shards(mesh) * stage.sub_batches.count
-    plan = batching.make_plan(stage.data, sets, seed=stage.seed, multiple=multiple)
+    begun = planned(folder / "plan.json")
+    plan = batching.make_plan(
+        stage.data, sets, seed=stage.seed, multiple=multiple, sizes=begun.get("sizes")
+    )
     check_plan(folder / "plan.json", plan)
     steps = steps_of(stage, plan)
     words = word_starts(tokenizer) if masks_words(stage.objective) else None

@@ -20,6 +20,7 @@ from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import counting
 from m3jax.pipeline.build import build
 from m3jax.pipeline.origin import in_shape_of, open_origin
+from m3jax.pipeline.recipes import stages_of
 from m3jax.pipeline.stage import SCRATCH, Train, check, with_dropout
 from m3jax.pipeline.topology_tables import show, to_json
 from m3jax.training import chips
@@ -27,25 +28,27 @@ from m3jax.training.abstract import abstract_batch, lengths_read
 from m3jax.training.topology import BucketReport, compile_report, devices
 
 
-def tell(stages: Mapping[str, Train], topology: str, *, as_json: bool) -> bool:
+def tell(
+    stages: Mapping[str, Train], topology: str, *, as_json: bool, config: str | Path
+) -> bool:
     """Check every stage for a slice, and print what was found.
 
     Args:
         stages: name -> config, in their order.
         topology: name of the slice.
         as_json: print JSON, in place of tables.
+        config: their file.
 
     Returns:
         Whether all of it fits.
     """
-    found = {}
-    for name, stage in in_shape(stages).items():
+    found, shaped = {}, in_shape(stages, config)
+    for name, stage in shaped.items():
         found[name] = reports = check_topology(stage, topology)
         if not as_json:
             print(f"stage {name}")
             show(reports, stage, topology)
     if as_json:
-        shaped = in_shape(stages)
         told = {name: to_json(reports, shaped[name]) for name, reports in found.items()}
         print(json.dumps(told, indent=2))
     return all(one.fits for reports in found.values() for one in reports)
@@ -107,21 +110,25 @@ def each_bucket(
         )
 
 
-def in_shape(stages: Mapping[str, Train]) -> dict[str, Train]:
-    """Stages in the shapes of the models that they go on from, by `nn.zoo`.
+def in_shape(stages: Mapping[str, Train], config: str | Path) -> dict[str, Train]:
+    """Stages in the shapes of the models that they go on from.
+
+    A model that is not here is one that `nn.zoo` knows, or that another recipe will
+    have made in its run folder.
 
     Args:
         stages: name -> config, in their order.
+        config: their file.
 
     Returns:
         The same stages; nothing is read or fetched.
 
     Raises:
-        InputError: the zoo does not know a model.
+        InputError: no table and no recipe knows a model.
 
     Example:
         >>> stages = {"train": Train(init="BAAI/bge-m3")}
-        >>> in_shape(stages)["train"].model.encoder.layers
+        >>> in_shape(stages, "configs/mine.py")["train"].model.encoder.layers
         24
     """
     found: dict[str, Train] = {}
@@ -130,22 +137,26 @@ def in_shape(stages: Mapping[str, Train]) -> dict[str, Train]:
         if stage.init is None and before is not None:
             stage = in_shape_of(stage, before.model, before.data.prompts)
         elif stage.init not in (None, SCRATCH):
-            stage = _published(stage)
+            stage = _going_on(stage, config)
         found[name] = before = with_dropout(stage)
     return found
 
 
-def _published(stage: Train) -> Train:
+def _going_on(stage: Train, config: str | Path) -> Train:
     """The stage in the shape of the model that it goes on from, which is here or not.
 
     Raises:
-        InputError: it is not here, and no model of the tables.
+        InputError: it is not here, nor known.
     """
     assert stage.init is not None
     if Path(stage.init).exists():
         origin = open_origin(stage)
         assert origin is not None
         return in_shape_of(stage, origin.config, origin.prompts)
+    if recipe := stages_of(stage.init, config):
+        path, before = recipe
+        last = list(in_shape(before, path).values())[-1]
+        return in_shape_of(stage, last.model, last.data.prompts)
     reranks = isinstance(stage.model, RerankerConfig)
     try:
         published = zoo.ZOO.get(stage.init)
@@ -154,7 +165,8 @@ def _published(stage: Train) -> Train:
         encoder = zoo.find_encoder(stage.init)
     except InputError as error:
         raise InputError(
-            "a model that is here, or a published one whose sizes are known",
+            "a model that is here, that a recipe beside this one makes, or that is "
+            "published and known",
             stage.init,
             where="init",
             do=f"For this check, name one of the same sizes: --init NAME. {error.do}",

@@ -21,14 +21,17 @@ ROWS = [
 LABELS = [{"text": f"t{i}", "label": f"l{i % 5}"} for i in range(60)]
 
 
-def plan_of(folder: Path, *, multiple: int = 1, **fields: Any) -> Plan:
+def plan_of(
+    folder: Path, *, multiple: int = 1, sizes: Any = None, **fields: Any
+) -> Plan:
     rows = [row | {"query": f"{row['query']} {i}"} for i, row in enumerate(ROWS)]
     options = fields.pop("options", {})
     sets = {"a": rows} | ({"b": LABELS} if "b" in options else {})
     batcher = build(folder, sets, options=options)
     given: dict[str, Any] = {"batch_size": 8, "query_length": 24, "passage_length": 32}
     given |= fields
-    return make_plan(DataConfig(**given), batcher.sets, seed=0, multiple=multiple)
+    config = DataConfig(**given)
+    return make_plan(config, batcher.sets, seed=0, multiple=multiple, sizes=sizes)
 
 
 def test_a_budget_of_tokens_gives_short_rows_larger_batches(tmp_path: Path) -> None:
@@ -65,6 +68,24 @@ def test_a_preset_is_rounded_up_and_printed(
     assert (
         "bge_m3_finetune, sizes in multiples of 8: 24, 16, 8" in capsys.readouterr()[0]
     )
+
+
+def test_sizes_of_a_preset_are_kept_where_the_devices_divide_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a run goes on with more devices, or fewer."""
+    monkeypatch.setitem(presets.SIZES, "bge_m3_finetune", (20, 10, 5))
+    monkeypatch.setattr(presets, "BGE_M3_LENGTHS", (8, 16, 32))
+    preset: Any = {"preset": "bge_m3_finetune"}
+    begun = plan_of(tmp_path, multiple=8, **preset).sizes
+    assert begun == (24, 16, 8)
+    for multiple, sizes in ((2, begun), (4, begun), (16, (32, 16, 16))):
+        found = plan_of(tmp_path, multiple=multiple, sizes=begun, **preset)
+        assert found.sizes == sizes
+        told = ", ".join(map(str, sizes))
+        assert f"in multiples of {multiple}: {told}\n" in capsys.readouterr().out
+    # A size that is stated holds.
+    assert plan_of(tmp_path, batch_size=4, sizes=(8,), shapes=1).sizes == (4,)
 
 
 def test_bge_m3s_table_fits_the_devices() -> None:

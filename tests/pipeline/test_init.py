@@ -20,7 +20,7 @@ from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.reranker import RerankerConfig
-from m3jax.pipeline.fit import check_plan
+from m3jax.pipeline.fit import check_plan, planned
 from m3jax.pipeline.origin import in_shape_of, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import resolve
@@ -170,9 +170,11 @@ def test_a_run_goes_on_with_the_batches_it_began_with(tmp_path: Path) -> None:
         lengths = Lengths(np.full(9, 3), np.full(9, 3))
         plans.append(make_plan([lengths], shapes=[Shape(3, 3)], sizes=[size], seed=0))
     path = tmp_path / "plan.json"
+    assert planned(path) == {}
     for _ in range(2):
         check_plan(path, plans[0])
-    with pytest.raises(InputError, match=r"a change of sizes: .4. -> .8.\. A preset"):
+        assert planned(path)["sizes"] == [4]
+    with pytest.raises(InputError, match=r"a change of sizes: .4. -> .8.\. Sizes of"):
         check_plan(path, plans[1])
 
 

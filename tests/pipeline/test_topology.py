@@ -107,23 +107,48 @@ def test_heads_alone_need_no_backward_pass_of_the_encoder() -> None:
 
 def test_only_published_models_have_sizes() -> None:
     config = dataclasses.replace(stage(), init="some/folder")
-    with pytest.raises(InputError, match="init: expected a model that is here, or"):
-        topology.in_shape({"train": config})
+    with pytest.raises(InputError, match="init: expected a model that is here, that"):
+        topology.in_shape({"train": config}, "a.py")
 
 
 def test_a_bare_encoder_becomes_what_the_stage_says() -> None:
     """Of a folder that is here, its own files say how large it is."""
     first = dataclasses.replace(stage(), init="Qwen/Qwen3-0.6B-Base")
-    found = topology.in_shape({"first": first})["first"].model
+    found = topology.in_shape({"first": first}, "a.py")["first"].model
     assert isinstance(found, EmbeddingConfig) and found.pooling == MODEL.pooling
     assert (found.encoder.vocab_size, found.encoder.layers) == (151_936, 28)
     reranks = Train(
         init="BAAI/bge-m3", model=RerankerConfig(), objective=RerankingConfig()
     )
-    model = topology.in_shape({"first": reranks})["first"].model
+    model = topology.in_shape({"first": reranks}, "a.py")["first"].model
     assert isinstance(model, RerankerConfig) and model.encoder.hidden == 1_024
     here = dataclasses.replace(stage(), init=str(GOLDEN / "bert"))
-    assert topology.in_shape({"first": here})["first"].model.encoder.hidden < 100
+    assert topology.in_shape({"first": here}, "a.py")["first"].model.encoder.hidden < 100
+
+
+def test_what_another_recipe_makes_has_its_shape(tmp_path: Path) -> None:
+    """Before that has run; here a recipe goes on from one that goes on from a third."""
+    folder = tmp_path / "configs" / "mine"
+    folder.mkdir(parents=True)
+    for name, init in (("first", "intfloat/e5-small"), ("next", "runs/mine-first-b/")):
+        (folder / f"{name}.py").write_text(
+            "from typing import Literal\n"
+            "from m3jax.pipeline.stage import Train\n"
+            "def get_config(size: Literal['a', 'b'] = 'a'):\n"
+            f"    return Train(init='intfloat/e5-base' if size == 'a' else '{init}')\n"
+        )
+
+    def hidden(init: str) -> int:
+        config = dataclasses.replace(stage(), init=init)
+        found = topology.in_shape({"train": config}, folder / "last.py")["train"]
+        assert found.data.prompts.query == ""
+        return found.model.encoder.hidden
+
+    assert hidden("runs/mine-next-b/model") == hidden("runs/mine-first-b/model") == 384
+    assert hidden("runs/mine-next/model") == 768
+    for init in ("runs/mine-next-c/model", "runs/next-b/model", "run/mine-next-b"):
+        with pytest.raises(InputError, match="init: expected a model that is here"):
+            hidden(init)
 
 
 def test_shapes_of_what_is_read_alone_and_together() -> None:
@@ -175,7 +200,8 @@ def test_a_later_stage_has_the_shape_of_the_one_before() -> None:
         {
             "first": dataclasses.replace(stage(), init="intfloat/e5-small"),
             "second": dataclasses.replace(stage(), model=heads),
-        }
+        },
+        "a.py",
     )
     model = found["second"].model
     assert isinstance(model, EmbeddingConfig) and model.multivec == 4
@@ -187,12 +213,12 @@ def test_a_later_stage_has_the_shape_of_the_one_before() -> None:
 def test_what_does_not_fit_is_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert topology.tell({"train": stage()}, "v5e:4x2", as_json=True)
+    assert topology.tell({"train": stage()}, "v5e:4x2", as_json=True, config="a.py")
     told = json.loads(capsys.readouterr().out)
     assert told["train"][0]["fits"]
     tiny = dataclasses.replace(CHIPS["v5e"], memory=1.0)
     monkeypatch.setattr(topology.chips, "find", lambda _: tiny)
-    assert not topology.tell({"train": stage()}, "v5e:4x2", as_json=False)
+    assert not topology.tell({"train": stage()}, "v5e:4x2", as_json=False, config="a.py")
     assert "lack" in capsys.readouterr().out
 
 
