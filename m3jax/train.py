@@ -68,12 +68,14 @@ def main() -> None:
 
     from m3jax.core.cache import keep_compiled
     from m3jax.pipeline.train import run_stages
+    from m3jax.training import preemption
     from m3jax.training.profiling import parse_profile
 
     folder = Path(program.run_dir or Path("runs") / name)
     keep_compiled()
     profile = None if program.profile is None else parse_profile(program.profile)
-    run_stages(stages, folder, fresh=program.fresh, profile=profile)
+    with preemption.leaving():
+        run_stages(stages, folder, fresh=program.fresh, profile=profile)
 
 
 if __name__ == "__main__":
