@@ -140,7 +140,11 @@ def main() -> None:
         for one in each_bucket(case.stage, case.slice, wanted=wanted):
             (line,) = to_json([one], case.stage)
             cells = {"memory": memory_row(one), "speed": speed_row(one)}
-            about = {"case": case.name, "slice": case.slice, "fsdp": case.stage.mesh.fsdp}
+            about = {
+                "case": case.name,
+                "slice": case.slice,
+                "fsdp": case.stage.mesh.fsdp,
+            }
             line["collectives"] = line["collectives"][:5]
             with args.json.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(about | line | cells) + "\n")

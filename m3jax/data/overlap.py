@@ -25,6 +25,8 @@ class Overlap:
         pairs_seen: of these, the ones that a training row holds; of graded pairs in
             either order. A row counts with its first positive only.
         sets: names of the training sets that hold some.
+        answers: different passages that answer a query; none where pairs are graded.
+        answers_seen: of these, the ones that are trained on.
     """
 
     texts: str
@@ -33,6 +35,8 @@ class Overlap:
     pairs: int
     pairs_seen: int
     sets: tuple[str, ...]
+    answers: int = 0
+    answers_seen: int = 0
 
 
 def count_overlap(data: Data) -> dict[str, Overlap]:
@@ -70,6 +74,12 @@ an answer too (in a.jsonl); on new queries the model will score lower
     """
     lines = []
     for name, one in overlaps.items():
+        if one.answers_seen and not one.pairs_seen:
+            lines.append(
+                f"warning: {one.answers_seen:,} of {one.answers:,} {name} passages that "
+                f"answer a query are also training texts (in {', '.join(one.sets)}); on "
+                "new passages the model will score lower"
+            )
         if not one.seen and not one.pairs_seen:
             continue
         what = "pairs with an answer" if one.texts == "queries" else "graded pairs"
@@ -85,11 +95,13 @@ def _overlap(data: Retrieval | Similarity, sets: tuple[Opened, ...]) -> Overlap:
     graded = isinstance(data, Similarity)
     own, pairs = _graded(data) if graded else _judged(data)
     partners = np.unique(pairs)
+    answers = own[:0] if graded else np.unique(pairs[:, 1])
+    found_answers: list[np.ndarray] = [answers[:0]]
     texts: list[np.ndarray] = [own[:0]]
     rows: list[np.ndarray] = [pairs[:0]]
     names: list[str] = []
     for one in sets:
-        before = len(texts)
+        before = len(texts), len(found_answers)
         for block in _blocks(one):
             query, partner = block.T
             of_query = _within(query, own)
@@ -99,7 +111,11 @@ def _overlap(data: Retrieval | Similarity, sets: tuple[Opened, ...]) -> Overlap:
             both = block[of_query & _within(partner, partners)]
             rows.append(np.unique(np.sort(both, axis=1) if graded else both, axis=0))
             texts += [np.unique(some) for some in held if len(some)]
-        if len(texts) > before:
+            # A text alone is its own positive.
+            read = query if one.scan.kind == "text" else partner
+            some = read[_within(read, answers)]
+            found_answers += [np.unique(some)] if len(some) else []
+        if (len(texts), len(found_answers)) != before:
             names.append(one.name)
     trained = np.unique(np.concatenate(rows), axis=0)
     # Both have no row twice, so what is in both is what their union lacks.
@@ -111,6 +127,8 @@ def _overlap(data: Retrieval | Similarity, sets: tuple[Opened, ...]) -> Overlap:
         len(pairs),
         len(pairs) + len(trained) - len(union),
         tuple(names),
+        len(answers),
+        len(np.unique(np.concatenate(found_answers))),
     )
 
 

@@ -222,7 +222,9 @@ class Checkpoints:
         last = int(state.step)
         self.wait()
         while (best := self._best()) not in (None, last):
-            params, damage = _attempt(lambda best=best: self._restore_params(best, state))
+            params, damage = _attempt(
+                lambda best=best: self._restore_params(best, state)
+            )
             if damage is None:
                 return best, params
             self._set_aside(best, damage, "the model is the best of the others")

@@ -76,7 +76,10 @@ def test_a_retrieval_set(tmp_path: Path, monkeypatch: Any, block: int) -> None:
     one = found["dev"]
     assert (one.count, one.seen, one.pairs, one.pairs_seen) == expected
     assert expected == (4, 3, 5, 2)
-    assert (one.texts, one.sets) == ("queries", ("set 0",))
+    assert (one.texts, one.sets) == ("queries", ("set 0", "set 1"))
+    # p0, p150 and p3 answer a query and are the first positive of a row; "more 0" is
+    # the second.
+    assert (one.answers, one.answers_seen) == (4, 3)
 
 
 def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
@@ -87,8 +90,7 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     found = count_overlap(data)
     one = found["dev"]
     assert one.count == len(data.dev.queries) and one.pairs >= one.count
-    assert (one.seen, one.pairs_seen, one.sets) == (0, 0, ())
-    assert told(found) == []
+    assert (one.seen, one.pairs_seen) == (0, 0)
 
 
 def test_a_dev_set_that_is_the_training_file(tmp_path: Path) -> None:
@@ -118,6 +120,24 @@ def test_texts_and_labels(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     dev = Retrieval({"q": "a1"}, {"p": "a2"}, {"q": {"p": 1}})
     found = count_overlap(with_dev(opened(tmp_path, rows), dev))
     assert (found["dev"].seen, found["dev"].count) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"query": "other", "pos": ["a2"]}, {"query": "a1 too", "pos": ["x"]}],
+        [{"text": "a2"}, {"text": "x"}],
+    ],
+)
+def test_passages_that_are_trained_on(tmp_path: Path, rows: list) -> None:
+    """With other queries, or alone."""
+    corpus = {"p": "a2", "r": "new", "x": "x"}
+    dev = Retrieval({"q": "a1", "r": "q"}, corpus, {"q": {"p": 1}, "r": {"r": 1}})
+    found = count_overlap(with_dev(opened(tmp_path, rows), dev))
+    assert told(found) == [
+        "warning: 1 of 2 dev passages that answer a query are also training texts (in "
+        "set 0); on new passages the model will score lower"
+    ]
 
 
 def test_rows_that_are_left_out_do_not_count(tmp_path: Path) -> None:

@@ -24,14 +24,15 @@ from m3jax.pipeline.fit import check_plan, planned
 from m3jax.pipeline.origin import in_shape_of, open_origin
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import resolve
-from m3jax.pipeline.train import run_stages
-from m3jax.testing import tiny_config
+from m3jax.pipeline.train import _open, run_stages
+from m3jax.testing import tiny_config, write_jsonl
 from m3jax.training.objectives import (
     MaskedLMConfig,
     MomentumConfig,
     RerankingConfig,
 )
 from m3jax.training.optimizer import OptimizerConfig
+from tests.mixtures import write_beir
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 STAGE = Train(
@@ -122,6 +123,29 @@ def test_dropout_of_the_stage_holds(tmp_path: Path) -> None:
         dropped(dropout=1.0)
     with pytest.raises(InputError, match="dropout: expected none, because a Qwen"):
         dropped(init=str(GOLDEN / "qwen3"), dropout=0.1)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_run_tells_what_it_is_measured_on_and_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: bool
+) -> None:
+    """Beside the built-in set too; passages of a set that is held out may be shared."""
+    rows = [{"query": f"queries {i % 2}", "pos": [f"corpus {i}"]} for i in range(2)] + [
+        {"query": f"other {i}", "pos": [f"corpus {i % 2}"]} for i in range(200)
+    ]
+    file = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    beir = str(write_beir(tmp_path / "beir"))
+    mixture = (Dataset(file, name="rows"), Dataset("builtin", name="shipped"))
+    sets = {"mixture": mixture, "dev": beir if given else None, "test": beir}
+    data = dataclasses.replace(STAGE.data, **sets)
+    stage = dataclasses.replace(STAGE, data=data)
+    (one,) = resolve({"train": stage}, tmp_path / "run")
+    _open(one)
+    said = capsys.readouterr().err.splitlines()
+    told = [line.split(":")[1] for line in said if line.startswith("warning")]
+    words = " 2 of 2 {} queries are also training queries"
+    names = ["dev", "test"] if given else ["test"]
+    assert told == [words.format(name) for name in names]
 
 
 def test_masked_words_need_a_mask(tmp_path: Path) -> None:

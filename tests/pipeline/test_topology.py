@@ -123,7 +123,9 @@ def test_a_bare_encoder_becomes_what_the_stage_says() -> None:
     model = topology.in_shape({"first": reranks}, "a.py")["first"].model
     assert isinstance(model, RerankerConfig) and model.encoder.hidden == 1_024
     here = dataclasses.replace(stage(), init=str(GOLDEN / "bert"))
-    assert topology.in_shape({"first": here}, "a.py")["first"].model.encoder.hidden < 100
+    assert (
+        topology.in_shape({"first": here}, "a.py")["first"].model.encoder.hidden < 100
+    )
 
 
 def test_what_another_recipe_makes_has_its_shape(tmp_path: Path) -> None:
@@ -218,7 +220,9 @@ def test_what_does_not_fit_is_exit_code_1(
     assert told["train"][0]["fits"]
     tiny = dataclasses.replace(CHIPS["v5e"], memory=1.0)
     monkeypatch.setattr(topology.chips, "find", lambda _: tiny)
-    assert not topology.tell({"train": stage()}, "v5e:4x2", as_json=False, config="a.py")
+    assert not topology.tell(
+        {"train": stage()}, "v5e:4x2", as_json=False, config="a.py"
+    )
     assert "lack" in capsys.readouterr().out
 
 

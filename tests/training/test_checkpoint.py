@@ -121,7 +121,9 @@ def test_without_a_metric_the_last_is_the_best(tmp_path: Path) -> None:
     assert checkpoints.restore_best(at(state, 3))[0] == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "zeros", "gone", "empty folder", "metrics", "about"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "zeros", "gone", "empty folder", "metrics", "about"]
+)
 def test_a_damaged_step_gives_way_to_the_one_before(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture
 ) -> None:

@@ -25,7 +25,7 @@ class RerankingConfig:
     """Cross-entropy over the passages of a query, or yes and no for each pair."""
     temperature: float = 1.0
     """Divides the logits of the listwise loss."""
-    teacher_weight: float = 0.0
+    teacher_weight: float = 1.0
     """Of the divergence from teacher_scores, where the data has them."""
 
 
