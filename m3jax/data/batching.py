@@ -29,6 +29,8 @@ def make_plan(
         seed: of every shuffle.
         multiple: what the mesh and the sub-batches ask for: sizes of a preset and of a
             token budget are made multiples of it.
+        sizes: those of a preset or a token budget as an earlier start chose them, which
+            hold where `multiple` divides them.
 
     Returns:
         The plan, equal on every host.

@@ -76,9 +76,9 @@ an answer too (in a.jsonl); on new queries the model will score lower
     for name, one in overlaps.items():
         if one.answers_seen and not one.pairs_seen:
             lines.append(
-                f"warning: {one.answers_seen:,} of {one.answers:,} {name} passages that "
-                f"answer a query are also training texts (in {', '.join(one.sets)}); on "
-                "new passages the model will score lower"
+                f"warning: {one.answers_seen:,} of {one.answers:,} {name} passages "
+                "that answer a query are also training texts (in "
+                f"{', '.join(one.sets)}); on new passages the model will score lower"
             )
         if not one.seen and not one.pairs_seen:
             continue

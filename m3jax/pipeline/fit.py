@@ -104,9 +104,9 @@ def check_plan(path: Path, plan: Plan) -> None:
                 "the batches that this run began with",
                 f"a change of {'; '.join(rows)}",
                 where=str(path),
-                do="Sizes of a preset and of batch_tokens go by the devices: go on with "
-                "a number (data x fsdp) that divides them, or start the run anew with "
-                "--fresh.",
+                do="Sizes of a preset and of batch_tokens go by the devices: go on "
+                "with a number (data x fsdp) that divides them, or start the run anew "
+                "with --fresh.",
             )
     elif distributed.first():
         files.write_text(path, json.dumps(now, indent=2) + "\n")

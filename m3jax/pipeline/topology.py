@@ -83,7 +83,7 @@ def _all(shape: Shape) -> bool:
 def each_bucket(
     stage: Train, topology: str, *, wanted: Callable[[Shape], bool] = _all
 ) -> Iterator[BucketReport]:
-    """As `check_topology`, each report as soon as it is there; of wanted shapes only."""
+    """As `check_topology`, of wanted shapes, each report as soon as it is there."""
     check(stage)
     found = devices(topology)
     chip, mesh = chips.find(topology), make_mesh(stage.mesh, found)
