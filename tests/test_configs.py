@@ -22,7 +22,7 @@ from m3jax.data.training_sets import datasets, query_prompts
 from m3jax.data.words import stand_in
 from m3jax.nn import zoo
 from m3jax.nn.embedding import EmbeddingConfig
-from m3jax.pipeline import flags, smoke, trained
+from m3jax.pipeline import flags, smoke, topology, trained
 from m3jax.pipeline import stages as pipeline_stages
 from m3jax.pipeline.build import build
 from m3jax.pipeline.origin import Origin
@@ -137,6 +137,20 @@ def test_every_size_makes_a_step(name: str, size: str) -> None:
     for one in resolve(make(name, size), Path("no run")):
         told = trace(one.stage)
         assert told["loss"].shape == () and told["loss"].dtype == np.float32
+
+
+@pytest.mark.slow  # `benchmarks.pods` compiles the sizes that are published
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_compiles_for_a_slice(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a TPU, at its smoke size."""
+    pytest.importorskip("libtpu")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # of other workers
+    monkeypatch.delenv(smoke.VARIABLE, raising=False)
+    for stage in topology.in_shape(make(name, "smoke"), FILES[name]).values():
+        reports = topology.check_topology(stage, "v5e:2x4")
+        assert reports and all(one.fits and one.chips == 8 for one in reports)
 
 
 @pytest.mark.parametrize("name", FILES)
