@@ -28,9 +28,13 @@ def random_params(config: EmbeddingConfig) -> Params:
     rng = np.random.default_rng(0)
     module = EmbeddingModule(config)
     shapes = jax.eval_shape(lambda: init(module, jax.random.key(0)))
-    return jax.tree.map(
-        lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), jnp.float32), shapes
-    )
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        # Norms with scales near 0 would make much of the last digits of float32.
+        start = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(start + 0.3 * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def tokens(rows: int = 8, length: int = 11, vocab_size: int = 64) -> Tokens:
