@@ -93,7 +93,8 @@ def test_training_goes_on_from_a_folder(name) -> None:
     assert moved(before, after) == set(before) - heads
 
 
-@pytest.mark.parametrize("name", [pytest.param("m3", marks=pytest.mark.slow), "qwen3"])
+@pytest.mark.slow  # `tests/nn/test_lora.py` is quick
+@pytest.mark.parametrize("name", ["m3", "qwen3"])
 def test_low_rank_pairs_alone_are_trained(name) -> None:
     losses, before, after, state = trained(
         name,

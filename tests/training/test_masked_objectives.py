@@ -219,7 +219,7 @@ def plain_loss(params: Params, told: list[tuple[jax.Array, Any]]) -> float:
 
 @pytest.mark.parametrize(
     "config",
-    [pytest.param(ALONE, marks=SLOW), pytest.param(BESIDE, marks=SLOW), RETROMAE],
+    [pytest.param(x, marks=SLOW) for x in (ALONE, BESIDE, RETROMAE)],
 )
 def test_losses_are_their_definition(config: Any) -> None:
     """From the masked texts on: every label that should be there, and no other."""

@@ -84,9 +84,10 @@ def truth():
         (MeshConfig(), 1, 4),
         pytest.param(MeshConfig(), 2, 1, marks=pytest.mark.slow),
         pytest.param(MeshConfig(), 8, 1, marks=pytest.mark.slow),
-        (MeshConfig(), 8, 2),
+        pytest.param(MeshConfig(), 8, 2, marks=pytest.mark.slow),
+        (MeshConfig(fsdp=2), 4, 2),
         pytest.param(MeshConfig(fsdp=4), 4, 2, marks=pytest.mark.slow),
-        (MeshConfig(fsdp=2, tensor=2), 8, 1),
+        pytest.param(MeshConfig(fsdp=2, tensor=2), 8, 1, marks=pytest.mark.slow),
     ],
 )
 def test_any_mesh_and_sub_batches(truth, mesh, devices: int, sub_batches: int) -> None:
