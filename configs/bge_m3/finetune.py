@@ -11,8 +11,9 @@ pos_scores and neg_scores (--unified.data.reading.teacher-scores True). Publishe
 English 1.1 million, Chinese 386,600, MIRACL and Mr.TyDi 88,900, MultiLongDoc 41,400.
 Published: 7 hard negatives, batches by length (1,152 to 192, here rounded up to
 multiples of the devices), about 6,000 steps that warm the heads, self-distillation,
-the weights of all losses. Of the scripts, not of the paper: learning rate 1e-5, warm-up
-0.1, temperature 0.02. Our choice: in the first stage the new heads alone are trained,
+the weights of all losses, 0.2 % of the long passages shuffled. Of the scripts, not of
+the paper: learning rate 1e-5 (the authors also name 5e-6), warm-up 0.1, temperature
+0.02, float16. Our choice: bfloat16; in the first stage the new heads alone are trained,
 at 1e-4 and without self-distillation; 2 epochs in the second, whose length is not
 published; weight decay 0.01; queries of 512 tokens.
 

@@ -12,7 +12,8 @@ Published: learning rate 7e-5, 20,000 steps, batch 32 x 16 accumulated, which we
 that of a device, 16,384 in all; the share of masked tokens is RetroMAE's (0.3, decoder
 0.5).
 Unconfirmed: how 514 rows of positions became 8,194, so the first command is our way.
-Our choice: warm-up and weight decay, as RetroMAE's own recipe has them.
+Our choice: warm-up and weight decay, as RetroMAE's own recipe has them. The head over
+the vocabulary starts anew; the one that XLM-R was trained with is not read.
 
 Sizes: base; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """

@@ -13,7 +13,7 @@ Data: MS MARCO and NQ as rows {"query": "...", "pos": ["..."], "neg": [7 or more
 teacher is not released; --data.mixture.0.teacher-scores False trains without one,
 which by its author loses little.
 Published: KL divergence from the teacher + alpha x InfoNCE, NLI with InfoNCE alone,
-temperature 0.01, 7 hard negatives. Unconfirmed: alpha 0.2 (it is SimLM's), texts of 192
+temperature 0.01. Unconfirmed: alpha 0.2 (it is SimLM's), 7 hard negatives, texts of 192
 tokens, positions left alone, batches of 256, 3 epochs, the learning rates, 400 steps of
 warm-up, weight decay 0.01.
 

@@ -6,8 +6,9 @@
 Hardware: TPU v5e-16 (small), v5e-32 (base), v5e-64 (large); unconfirmed of the authors:
 16, 32 and 64 V100 for 1, 1 and 2 days. Time and score of this config are not measured.
 Unconfirmed of theirs: BEIR nDCG@10 40.8, 42.9 and 44.2 after this stage (BM25 41.7).
-Data: rows {"query": "...", "pos": ["..."]}, left over from 1.3 billion by a filter:
-270 million. 2 % of the queries (1,000 at most) are held out and select the checkpoint.
+Data: rows {"query": "...", "pos": ["..."]}; unconfirmed: 270 million, left over from
+1.3 billion by a filter. 2 % of the queries (1,000 at most) are held out and select the
+checkpoint.
 Published: both prompts, mean pooling, temperature 0.01. Unconfirmed: texts of 128
 tokens, positions left alone, batches of 32,768, 20,000 steps, the learning rates,
 1,000 steps of warm-up, weight decay 0.01.

@@ -13,7 +13,8 @@ Published in code: mean pooling, "Instruct: ... \n Query: ", temperature 0.01, w
 negatives, 512 tokens, batches mixed of all sets (--data.homogeneity 0.7 makes them
 semi-homogeneous, which the code offers and its script leaves off). Published: V2 is
 bidirectional and weighs hard queries (1 - p)^gamma. Unconfirmed: gamma, here 0.5, and
-the number of devices, so that batches of 768 (16 of 48) are our choice.
+the number of devices, so that batches of 768 (16 of 48) are our choice; so is weight
+decay 0.01.
 
 Sizes: v2, v1; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """
