@@ -6,9 +6,10 @@
 Hardware: TPU v5e-8 (one host), or one GPU of 80 GB. Time and score of this config are
 not measured. Published: STS average 81.58 (BERT base).
 Data: rows {"query": premise, "pos": [entailed], "neg": [contradicted]}; published are
-triples of SNLI and MNLI (unconfirmed: 275,601). --data.train sentence-transformers/all-nli
---data.reading.subset triplet reads a larger set of the hub. --data.dev names the graded
-pairs that select the checkpoint, by default STS-B's dev set of the hub.
+triples of SNLI and MNLI (unconfirmed: 275,601). --data.train
+sentence-transformers/all-nli --data.reading.subset triplet reads a larger set of the
+hub. --data.dev names the graded pairs that select the checkpoint, by default STS-B's
+dev set of the hub.
 Published: temperature 0.05, batches of 512, 32 tokens, 3 epochs, learning rate 5e-5
 (base) or 1e-5 (large), no warm-up, the head always, no further weight of the own
 negative, the best of STS-B dev every 250 steps (every 125 in the code).

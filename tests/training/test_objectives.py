@@ -329,6 +329,7 @@ def test_rerankers_see_pairs_with_their_labels() -> None:
         (ContrastiveConfig(temperature=0.0), r"objective\.temperature: expected"),
         (UnifiedConfig(heads=("dense", "sparse")), "none for sparse"),
         (RerankingConfig(), "expected a reranker"),
+        (MomentumConfig(queue=65), r"objective\.queue: expected a multiple of 8"),
     ],
 )
 def test_what_does_not_fit_is_told(config: Any, said: str) -> None:

@@ -100,7 +100,8 @@ def with_masked_lm(
     """Add a loss on masked words to an objective: l + weight l_mlm.
 
     All texts of a batch are read once more, masked, and l_mlm is the mean over their
-    hidden tokens, queries and passages together.
+    hidden tokens, queries and passages together. Whole words are hidden, where SimCSE's
+    code hides single tokens.
 
     Args:
         objective: what it is added to.

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from m3jax import losses
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import BATCH_AXES
+from m3jax.core.mesh import BATCH_AXES, batch_shards
 from m3jax.core.types import Batch, Params
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.nn.encoder import SHARDING
@@ -56,12 +56,18 @@ def momentum(
         content hashes of its passages and of their queries.
 
     Raises:
-        InputError: no queue, or a momentum that is no share.
+        InputError: no queue or one that the devices do not divide, or a momentum that
+            is no share.
 
     Source: He et al. 2019 (arXiv:1911.05722); E5 (arXiv:2212.03533), section 5.2.
     """
-    if config.queue < 1:
-        raise InputError("at least 1", f"{config.queue}", where="objective.queue")
+    shards = batch_shards(mesh)
+    if config.queue < 1 or config.queue % shards:
+        raise InputError(
+            f"a multiple of {shards}, by which data x fsdp divide it",
+            f"{config.queue}",
+            where="objective.queue",
+        )
     if not 0 <= config.momentum <= 1:
         found = f"{config.momentum}"
         raise InputError("a share from 0 to 1", found, where="objective.momentum")
