@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from m3jax.core.mesh import batch_shards
 from m3jax.core.types import Batch, Params
 from m3jax.data import batching, pipeline
 from m3jax.data.batches import Batcher
+from m3jax.data.examples import TrainingSet
 from m3jax.data.plan import Plan
 from m3jax.data.records import Similarity
 from m3jax.data.tokenize import Tokenizer
@@ -23,12 +25,14 @@ from m3jax.data.training_sets import Data, measure
 from m3jax.data.words import word_starts
 from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import counting
-from m3jax.pipeline.build import build
+from m3jax.pipeline.build import Built, build
 from m3jax.pipeline.learner import Learner, selects
-from m3jax.pipeline.memory import compiled_within
+from m3jax.pipeline.memory import check_memory, compiled_within
 from m3jax.pipeline.stage import Train, steps_of
 from m3jax.pipeline.teacher import open_teacher
 from m3jax.training import preemption
+from m3jax.training.abstract import abstract_batch, lengths_read
+from m3jax.training.ahead import memory_limit
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
 from m3jax.training.objectives.contrastive import ContrastiveConfig
@@ -116,6 +120,71 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What follows from a stage, its data and its tokenizer."""
+
+    sets: list[TrainingSet]
+    plan: Plan
+    steps: int
+    built: Built
+
+
+def _make(
+    stage: Train,
+    data: Data,
+    learner: Learner,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    sizes: Sequence[int] | None = None,
+) -> _Made:
+    reads, pairing = reads_of(stage.objective), learner.pairing
+    sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
+    multiple = batch_shards(mesh) * stage.sub_batches.count
+    plan = batching.make_plan(
+        stage.data, sets, seed=stage.seed, multiple=multiple, sizes=sizes
+    )
+    steps = steps_of(stage, plan)
+    words = word_starts(tokenizer) if masks_words(stage.objective) else None
+    return _Made(sets, plan, steps, build(stage, mesh, words, steps))
+
+
+def check_later(
+    stage: Train, data: Data, learner: Learner, tokenizer: Tokenizer, mesh: Mesh
+) -> None:
+    """Refuse, before an earlier stage is trained, one that will not fit into memory.
+
+    Args:
+        stage: the config, in the shape of its model.
+        data: its data.
+        learner: its model.
+        tokenizer: that it will have.
+        mesh: the devices.
+
+    Raises:
+        InputError: a shape of its batches that does not fit.
+    """
+    if memory_limit() is None:
+        return
+    made = _make(stage, data, learner, tokenizer, mesh)
+    told = bool(stage.teacher.model) or any(
+        one.rows.config.teacher_scores for one in made.sets
+    )
+    batches = [
+        abstract_batch(
+            mesh,
+            rows,
+            max(one.group for one in made.sets),
+            teacher_scores=told,
+            **lengths_read(
+                reads_of(stage.objective), shape.query_length, shape.passage_length
+            ),
+        )
+        for shape, rows in zip(made.plan.shapes, made.plan.sizes, strict=True)
+    ]
+    check_memory(stage, made.built.step, made.built.like, batches, mesh)
+
+
 def fit(
     stage: Train,
     data: Data,
@@ -148,16 +217,10 @@ def fit(
     reads, pairing = reads_of(stage.objective), learner.pairing
     teacher = open_teacher(stage, mesh)
     ready = _as_it_is if teacher is None else teacher.score
-    sets = measure(stage.data, data, tokenizer, reads=reads, pairing=pairing)
-    multiple = batch_shards(mesh) * stage.sub_batches.count
     begun = planned(folder / "plan.json")
-    plan = batching.make_plan(
-        stage.data, sets, seed=stage.seed, multiple=multiple, sizes=begun.get("sizes")
-    )
+    made = _make(stage, data, learner, tokenizer, mesh, begun.get("sizes"))
+    sets, plan, steps, built = made.sets, made.plan, made.steps, made.built
     check_plan(folder / "plan.json", plan)
-    steps = steps_of(stage, plan)
-    words = word_starts(tokenizer) if masks_words(stage.objective) else None
-    built = build(stage, mesh, words, steps)
     dev = data.dev
     metric = None if dev is None else f"dev/{selects(dev, stage.objective)}"
     checkpoints = Checkpoints(folder / "checkpoints", metric, stage.checkpoints)

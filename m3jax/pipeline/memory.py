@@ -1,7 +1,7 @@
 """Whether every batch of a stage fits into memory, before the first is trained on."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
 
@@ -13,7 +13,7 @@ from m3jax.data.batches import Batcher
 from m3jax.data.pipeline import on_devices
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.topology_tables import changes
-from m3jax.training.ahead import compile_all, memory_limit
+from m3jax.training.ahead import compile_all, compile_step, memory_limit
 from m3jax.training.state import TrainState
 from m3jax.training.step import Step
 from m3jax.training.topology import held
@@ -60,19 +60,53 @@ def compiled_within(
     def make(number: int) -> Batch:
         return ready(on_devices(batcher(number), batch_sharding(mesh)))
 
-    def refuse(batch: Batch, needed: int) -> InputError:
-        texts = batch.pair if batch.passage is None else batch.passage
-        tried = changes(
-            stage, held(state.params) + held(state.opt_state), limit, mesh.size
-        )
-        return InputError(
-            f"a step within the {limit / 1e9:.1f} GB of a device",
-            f"{needed / 1e9:.1f} GB",
-            where=f"batches of {len(batch.where):,} queries, texts of "
-            f"{texts.ids.shape[-1]:,} tokens",
-            do=f"Try {tried}.",
-        )
-
+    refuse = functools.partial(_refusal, stage, state, mesh, limit)
     first = plan.first_of_each(batcher.plan, start, stop)
     each = [functools.partial(make, number) for number in first]
     return compile_all(step, state, each, limit, refuse)
+
+
+def check_memory(
+    stage: Train,
+    step: Step,
+    like: TrainState,
+    batches: Sequence[Batch],
+    mesh: Mesh,
+) -> None:
+    """Refuse a stage that is to come later, where devices tell their memory.
+
+    Args:
+        stage: the config.
+        step: what `make_step` returned.
+        like: shapes and shardings of its state.
+        batches: shapes and shardings of its batches.
+        mesh: the devices.
+
+    Raises:
+        InputError: a shape that does not fit, and what to change.
+    """
+    limit = memory_limit()
+    if limit is not None:
+        for batch in batches:
+            compiled, needed = compile_step(step, like, batch)
+            if compiled is None or needed > limit:
+                raise _refusal(stage, like, mesh, limit, batch, needed)
+
+
+def _refusal(
+    stage: Train,
+    state: TrainState,
+    mesh: Mesh,
+    limit: float,
+    batch: Batch,
+    needed: int,
+) -> InputError:
+    texts = batch.pair if batch.passage is None else batch.passage
+    tried = changes(stage, held(state.params) + held(state.opt_state), limit, mesh.size)
+    return InputError(
+        f"a step within the {limit / 1e9:.1f} GB of a device",
+        f"{needed / 1e9:.1f} GB",
+        where=f"batches of {len(batch.where):,} queries, texts of "
+        f"{texts.ids.shape[-1]:,} tokens",
+        do=f"Try {tried}.",
+    )

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
@@ -109,7 +109,11 @@ def run_stages(
                 continue
             if len(found) > 1:
                 print(f"stage {one.name}")
-            _train(one, data[one.name], meshes[one.name], found, profile)
+            later = [
+                (other, data[other.name], meshes[other.name])
+                for other in (left[1:] if one is left[0] else [])
+            ]
+            _train(one, data[one.name], meshes[one.name], found, profile, later)
     if distributed.first():
         report.show(folder, {one.name: one.logs for one in found})
 
@@ -182,6 +186,7 @@ def _train(
     mesh: Mesh,
     stages: list[Resolved],
     profile: tuple[int, int] | None,
+    later: Sequence[tuple[Resolved, Data, Mesh]],
 ) -> None:
     origin = one.origin
     if one.parent is not None:
@@ -192,6 +197,7 @@ def _train(
         origin = open_origin(given)
     tokenizer = _tokenizer(one.stage, data, one.folder / "tokenizer", origin)
     check_prompts(one.stage, tokenizer)
+    _check_later(tokenizer, origin, later)
     stage = _with_tokenizer(one.stage, tokenizer, origin)
     learner = _agreeing(make_learner(stage, tokenizer, mesh))
     sets = {"dev": data.dev, "test": data.test}
@@ -226,6 +232,25 @@ def _train(
         # Last of all: it says that everything else is there.
         report.finish(one.logs, {"step": step, "results": results, "sizes": sizes})
     distributed.wait(f"the end of stage {one.name}")
+
+
+def _check_later(
+    tokenizer: Tokenizer,
+    origin: Origin | None,
+    later: Sequence[tuple[Resolved, Data, Mesh]],
+) -> None:
+    """Refuse later stages that do not fit into memory, before the first is trained."""
+    for one, data, mesh in later:
+        if one.origin is not None:
+            origin, tokenizer = one.origin, one.origin.tokenizer
+        elif one.parent is None:
+            return  # its tokenizer is made when its turn comes
+        stage = _with_tokenizer(one.stage, tokenizer, origin)
+        learner = make_learner(stage, tokenizer, mesh)
+        try:
+            fit.check_later(stage, data, learner, tokenizer, mesh)
+        except InputError as error:
+            raise error.at(one.name) from None
 
 
 def _agreeing(learner: Learner) -> Learner:

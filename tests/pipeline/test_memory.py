@@ -14,7 +14,7 @@ from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Batch
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.nn.encoder import SHARDING
-from m3jax.pipeline import memory
+from m3jax.pipeline import fit, memory
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.train import run_stages
 from m3jax.testing import tiny_config, write_jsonl
@@ -54,6 +54,28 @@ def test_what_does_not_fit_is_named_before_training(
     told = str(found.value)
     assert "batches of 8 queries, texts of 8 tokens: expected a step within" in told
     assert "--sub-batches.count 2" in told
+    assert not list((tmp_path / "run").rglob("metrics.jsonl"))
+
+
+def test_a_later_stage_is_named_before_the_first_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its texts, of which half are longer than those of the first, do not fit."""
+    last = stage(tmp_path)
+    short = dataclasses.replace(last.data, passage_length=8, buckets=(8,))
+    first = dataclasses.replace(last, data=short)
+    needed: list[int] = []
+
+    def compiled(step: object, like: object, batch: Batch) -> tuple[object, int]:
+        needed.append(batch.passage.ids.shape[-1])
+        return object(), needed[-1]
+
+    for module in (memory, fit):
+        monkeypatch.setattr(module, "memory_limit", lambda: 10)
+    monkeypatch.setattr(memory, "compile_step", compiled)
+    with pytest.raises(InputError, match="^last: batches of 8 queries, texts of 16 "):
+        run_stages({"first": first, "last": last}, tmp_path / "run")
+    assert needed == [8, 16]
     assert not list((tmp_path / "run").rglob("metrics.jsonl"))
 
 
