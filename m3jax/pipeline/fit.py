@@ -124,7 +124,7 @@ def _as_it_is(batch: Batch) -> Batch:
 class _Made:
     """What follows from a stage, its data and its tokenizer."""
 
-    sets: list[TrainingSet]
+    sets: tuple[TrainingSet, ...]
     plan: Plan
     steps: int
     built: Built

@@ -73,7 +73,7 @@ def test_a_later_stage_is_named_before_the_first_trains(
     for module in (memory, fit):
         monkeypatch.setattr(module, "memory_limit", lambda: 10)
     monkeypatch.setattr(memory, "compile_step", compiled)
-    with pytest.raises(InputError, match="^last: batches of 8 queries, texts of 16 "):
+    with pytest.raises(InputError, match=r"^last: batches of 8 queries, texts of 16 "):
         run_stages({"first": first, "last": last}, tmp_path / "run")
     assert needed == [8, 16]
     assert not list((tmp_path / "run").rglob("metrics.jsonl"))
