@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from m3jax.core import tree
@@ -25,7 +26,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         devices: the devices to use; all of them by default.
 
     Returns:
-        A mesh whose axes are all `Auto`: the compiler propagates shardings.
+        A mesh whose axes are all `Auto`: the compiler propagates shardings. Axes are
+        whole axes of a TPU's torus where that can be, else they share some of its
+        wires, and are slower.
 
     Raises:
         InputError: the sizes do not multiply to the number of devices.
@@ -37,16 +40,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
     # Explicit axes, jax's default, refuse nn.Embed with sharded weights.
+    kinds = (AxisType.Auto,) * len(AXES)
     try:
-        return jax.make_mesh(
-            sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-        )
-    except NotImplementedError as error:  # of a TPU's torus
-        raise InputError(
-            "mesh axes that the wiring of the chips can form",
-            f"{_asked(config)}: {error}",
-            where="mesh",
-        ) from None
+        return jax.make_mesh(sizes, AXES, axis_types=kinds, devices=devices)
+    except NotImplementedError:
+        pass
+    # Of a torus of 4 x 4 x 4 chips 8 are no whole axes: some wires are shared then.
+    shared = mesh_utils.create_device_mesh(
+        sizes, devices, allow_split_physical_axes=True
+    )
+    return Mesh(shared, AXES, axis_types=kinds)
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:

@@ -233,6 +233,18 @@ def test_a_mesh_that_does_not_multiply() -> None:
         topology.check_topology(config, "v5e:4x2")
 
 
+@pytest.mark.parametrize("fsdp", [4, 8, 16, 32])
+def test_axes_that_are_no_whole_axes_of_the_torus(
+    fsdp: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 of 4 x 4 x 4 chips are a cube of 2."""
+    pytest.importorskip("libtpu")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # of other workers
+    mesh = make_mesh(MeshConfig(fsdp=fsdp), topology.devices("v5p:4x4x4"))
+    assert mesh.shape["fsdp"] == fsdp and mesh.shape["data"] == 64 // fsdp
+    assert len({device.id for device in mesh.devices.flat}) == 64
+
+
 @pytest.mark.slow
 def test_a_slice_of_tpus() -> None:
     pytest.importorskip("libtpu")
