@@ -139,7 +139,7 @@ def main() -> None:
         print(f"{case.name} on {case.slice}: {case.stage.mesh}", flush=True)
         for one in each_bucket(case.stage, case.slice, wanted=wanted):
             (line,) = to_json([one], case.stage)
-            cells = {"memory": memory_row(one), "speed": speed_row(one)}
+            cells = {"of_memory": memory_row(one), "of_speed": speed_row(one)}
             about = {
                 "case": case.name,
                 "slice": case.slice,
@@ -148,14 +148,14 @@ def main() -> None:
             line["collectives"] = line["collectives"][:5]
             with args.json.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(about | line | cells) + "\n")
-            print(f"  {one.compile_seconds:.0f} s: {' | '.join(cells['memory'])}")
-            print(f"    {' | '.join(cells['speed'])} {line['advice']}", flush=True)
+            print(f"  {one.compile_seconds:.0f} s: {' | '.join(cells['of_memory'])}")
+            print(f"    {' | '.join(cells['of_speed'])} {line['advice']}", flush=True)
 
 
 def page(rows: list[dict[str, Any]]) -> None:
     """Print both tables, and the efficiency of more chips."""
     recipes = [row for row in rows if not row["case"].startswith("weak")]
-    for kind, columns in (("memory", MEMORY), ("speed", SPEED)):
+    for kind, columns in (("of_memory", MEMORY), ("of_speed", SPEED)):
         head = ("recipe", "slice", *columns)
         print(f"\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * len(columns)}")
         for row in recipes:
@@ -169,7 +169,7 @@ def page(rows: list[dict[str, Any]]) -> None:
             seconds = row["step_seconds"]
             share = first.setdefault(name, seconds) / seconds
             cells = (f"{row['rows']:,}", f"{seconds:.3f}", f"{share:.1%}")
-            print(f"| {' | '.join((name, row['slice'], *cells, *row['speed'][-3:]))} |")
+            print(f"| {' | '.join((name, row['slice'], *cells, *row['of_speed'][-3:]))} |")
 
 
 if __name__ == "__main__":
