@@ -175,7 +175,8 @@ def page(rows: list[dict[str, Any]]) -> None:
             seconds = row["step_seconds"]
             share = first.setdefault(name, seconds) / seconds
             cells = (f"{row['rows']:,}", f"{seconds:.3f}", f"{share:.1%}")
-            print(f"| {' | '.join((name, row['slice'], *cells, *row['of_speed'][-3:]))} |")
+            cells = (name, row["slice"], *cells, *row["of_speed"][-3:])
+            print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
