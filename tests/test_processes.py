@@ -213,7 +213,8 @@ def test_ctrl_c_in_all(folder: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
     done = ended(processes, seconds=60)
     assert [one.code for one in done] == [130, 130]
-    assert done[0].errors == ["interrupted; run the same command again to continue"]
+    told = "interrupted; run the same command again to go on from what was saved last"
+    assert done[0].errors == [told]
     assert done[1].errors in ([], done[0].errors)
 
 

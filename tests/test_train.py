@@ -453,7 +453,7 @@ def test_a_loss_that_is_not_finite(whole: tuple[Path, str]) -> None:
     last = out.splitlines()[-1]
     assert process.returncode == 2 and "Traceback" not in out
     assert last.startswith("error: step 1: expected a finite parameter_norm")
-    assert "None is saved yet" in last
+    assert "No checkpoint is saved yet" in last
     assert not (folder / "diverged" / "model").exists()
 
 

@@ -57,7 +57,10 @@ def run(main: Callable[[], None]) -> None:
 def _told(error: BaseException) -> tuple[str | None, int]:
     """What the user is told in one line, None for a mistake of ours; and the code."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; run the same command again to continue", 130
+        return (
+            "interrupted; run the same command again to go on from what was saved last",
+            130,
+        )
     if isinstance(error, OSError):
         if error.errno is None and " requested and " in str(error):  # numpy's words
             error = InputError(_DISK[errno.ENOSPC], str(error), where="a new file")

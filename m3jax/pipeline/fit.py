@@ -237,6 +237,8 @@ def fit(
         )
         del params
     first = int(state.step)
+    if first and distributed.first():
+        print(f"goes on from step {first} of {steps}")
     batcher = Batcher(
         sets,
         plan.lasting(steps),

@@ -13,10 +13,9 @@ from m3jax.data.batches import Batcher
 from m3jax.data.pipeline import on_devices
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.topology_tables import changes
-from m3jax.training.ahead import compile_all, compile_step, memory_limit
+from m3jax.training.ahead import compile_all, compile_step, held, memory_limit
 from m3jax.training.state import TrainState
 from m3jax.training.step import Step
-from m3jax.training.topology import held
 
 
 def compiled_within(

@@ -1,6 +1,7 @@
 """A run folder: whose it is, and what it came from."""
 
 import copy
+import errno
 import fcntl
 import json
 import os
@@ -128,12 +129,9 @@ def open_folder(
         InputError: the training data is not what it was.
         OSError: the folder cannot be written to.
     """
+    folder = folder.resolve()  # a link stays, and what it leads to is the run
     if fresh and folder.exists():
-        # Out of the way at once: half a run under this name would be no run.
-        old = folder.with_name(f".{folder.name}.old.tmp")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        shutil.rmtree(old)
+        _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lineage.json"
     if path.exists():
@@ -157,6 +155,28 @@ def open_folder(
     found = {name: each | of_parents.get(name, {}) for name, each in lineage.items()}
     whole = {"stages": found, "git": _git(), "versions": _versions()}
     files.write_text(path, json.dumps(whole, indent=2) + "\n")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run left in its folder."""
+    if not any(folder.iterdir()):
+        return
+    # Out of the way at once: half a run under this name would be no run.
+    old = folder.with_name(f".{folder.name}.old.tmp")
+    try:
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        shutil.rmtree(old)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EACCES, errno.EXDEV):
+            raise
+        # A mount point stays where it is. What says that it is a run goes last.
+        last = folder / "lineage.json"
+        for path in (*(x for x in folder.iterdir() if x != last), last):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _add_start(path: Path) -> None:

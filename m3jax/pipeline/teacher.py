@@ -18,10 +18,10 @@ from m3jax.hub import reranker
 from m3jax.hub.model_files import Where
 from m3jax.nn.reranker import RerankerModule, score
 from m3jax.pipeline.stage import Train
+from m3jax.training.ahead import held
 from m3jax.training.objectives.contrastive import ContrastiveConfig
 from m3jax.training.objectives.texts import parts
 from m3jax.training.objectives.unified import UnifiedConfig
-from m3jax.training.topology import held
 
 
 @dataclass(frozen=True)

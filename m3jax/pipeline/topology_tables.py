@@ -47,7 +47,7 @@ def changes(stage: Train, held: float, memory: float, chips: int) -> str:
     """
     found = []
     more = 2 * max(1, stage.mesh.fsdp)
-    if held > memory / 2 and chips % (more * max(1, stage.mesh.tensor)) == 0:
+    if held > memory / 3 and chips % (more * max(1, stage.mesh.tensor)) == 0:
         found.append(f"--mesh.fsdp {more}")
     if stage.model.encoder.remat != "full":
         found.append("--model.encoder.remat full")

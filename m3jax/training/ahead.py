@@ -1,5 +1,6 @@
 """Training steps compiled before the first is taken, and what memory they need."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,10 @@ from m3jax.core.types import Batch
 from m3jax.training.state import TrainState
 from m3jax.training.step import Step
 
-_SIZE = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# What a TPU's compiler says where there is too little: all that it would need, or the
+# temporaries alone.
+_ALL = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds")
 
 
 def compile_step(
@@ -36,7 +40,7 @@ def compile_step(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = memory_needed(str(error))
+        needed = memory_needed(str(error), held(state) + held(batch))
         if needed is None:
             raise
         return None, needed
@@ -100,13 +104,33 @@ def memory_limit() -> int | None:
     return min(limits, default=None)
 
 
-def memory_needed(message: str) -> int | None:
+def memory_needed(message: str, arguments: int = 0) -> int | None:
     """Bytes that a step would need, from what a TPU's compiler says; None = not told.
+
+    Args:
+        message: of its error.
+        arguments: bytes of what the step is given, where it speaks of temporaries.
 
     Example:
         >>> memory_needed("Ran out of memory in memory space hbm. Used 2.5G of 1G hbm.")
         2684354560
     """
-    if found := _SIZE.search(message):
-        return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+    for pattern, more in ((_ALL, 0), (_TEMPORARIES, arguments)):
+        if found := pattern.search(message):
+            return more + int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
     return None
+
+
+def held(tree: Any) -> int:
+    """Bytes of a device's part of arrays, from shapes and shardings.
+
+    Example:
+        >>> held(jax.ShapeDtypeStruct((4, 2), "float32"))
+        32
+    """
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total

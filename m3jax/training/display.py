@@ -26,8 +26,7 @@ class Display:
         self._console = Console(stderr=True, soft_wrap=True, quiet=self._quiet)
         self._live = self._console.is_terminal and not self._quiet
         self._bar = progress.Progress(
-            progress.TextColumn("train"),
-            progress.BarColumn(),
+            progress.BarColumn(bar_width=12),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[said]}"),
             progress.TimeRemainingColumn(),
@@ -68,15 +67,16 @@ class Display:
             f"loss {values['loss']:.4f}  "
             f"{queries:,.{int(queries < 10)}f} queries/s  "
             f"{speed['tokens_per_second']:,.0f} tokens/s  "
-            f"padding efficiency {speed['padding_efficiency']:.2f}"
+            f"{1 - speed['padding_efficiency']:.0%} padding"
         )
         if "mfu" in speed:
             said += f"  MFU {speed['mfu']:.1%}"
         self._bar.update(self._task, completed=step, said=said)
         due = step % self._every == 0 or step == 1
         if due and not self._live and not self._quiet:
-            left = self._speed.seconds / self._speed.steps * (self._steps - step)
-            said += f"  {left:,.0f} s left"
+            if step != 1:  # of which most is compilation
+                left = self._speed.seconds / self._speed.steps * (self._steps - step)
+                said += f"  {left:,.0f} s left"
             print(f"step {step}/{self._steps}  {said}", file=sys.stderr, flush=True)
 
     def say(self, step: int, results: dict[str, float]) -> None:

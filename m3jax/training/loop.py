@@ -252,15 +252,15 @@ def _read(done: _Dispatched, saved: int, folder: Path | None) -> dict[str, float
             kept = (
                 f"The checkpoint of step {saved} is kept"
                 if saved
-                else "None is saved yet"
+                else "No checkpoint is saved yet"
             )
             rows = f" in {_dump(done, values, folder)}" if folder is not None else ""
             raise InputError(
                 f"a finite {name}",
                 f"{values[name]}",
                 where=f"step {done.step}",
-                do=f"{kept}; lower --optimizer.learning-rate, or look at the rows of "
-                f"its batch{rows}.",
+                do=f"{kept}; start anew (--fresh) with a lower "
+                f"--optimizer.learning-rate, or look at the rows of its batch{rows}.",
             )
     return values
 

@@ -1,7 +1,6 @@
 """A training step compiled ahead of time for a slice of chips that need not be here."""
 
 import dataclasses
-import math
 import os
 import re
 import time
@@ -13,7 +12,7 @@ import jax
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Batch
-from m3jax.training.ahead import compile_step
+from m3jax.training.ahead import compile_step, held
 from m3jax.training.chips import Chip
 from m3jax.training.collectives import Collective, memory_traffic, of_program
 from m3jax.training.flops import Flops
@@ -264,21 +263,6 @@ def compile_report(
         collectives=of_program(program),
         traffic=memory_traffic(program),
     )
-
-
-def held(tree: Any) -> int:
-    """Bytes of a chip's part of arrays, from shapes and shardings.
-
-    Example:
-        >>> held(jax.ShapeDtypeStruct((4, 2), "float32"))
-        32
-    """
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        sharding = getattr(leaf, "sharding", None)
-        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
-        total += math.prod(shape) * leaf.dtype.itemsize
-    return total
 
 
 def _each(flops: Flops, chips: int) -> Flops:

@@ -139,7 +139,8 @@ def test_goes_on_where_the_state_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "parameter_norm"])
 @pytest.mark.parametrize(
-    ("step", "kept"), [(2, "None is saved yet"), (5, "of step 3 is kept"), (6, "3 is")]
+    ("step", "kept"),
+    [(2, "No checkpoint is saved yet"), (5, "of step 3 is kept"), (6, "3 is")],
 )
 def test_stops_where_a_number_is_not_finite(
     tmp_path: Path, name: str, step: int, kept: str
@@ -168,7 +169,7 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().err
     for word in ("step 8/8", "loss 0.1250", "queries/s", "tokens/s", "s left"):
         assert word in said
-    assert "padding efficiency 0.75" in said and "dev/ndcg@10 0.0800" in said
+    assert "25% padding" in said and "dev/ndcg@10 0.0800" in said
 
 
 def saved_in(folder: Path) -> set[int]:

@@ -89,6 +89,13 @@ def test_what_the_compiler_refuses_for_memory_does_not_fit() -> None:
     said = "Ran out of memory in memory space hbm. Used 20.00G of 15.75G hbm."
     one = report(fsdp=1, fails=said)
     assert not one.fits and one.memory == 20 * 1024**3
+    said = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+        "HLO temporaries (20.00G) exceeds available HBM (15.75G)."
+    )
+    one = report(fsdp=1, fails=said)
+    # The state is not counted in it: step and key stand beside what is told apart.
+    assert not one.fits and 0 <= one.temporary - 20 * 1024**3 < 100
     with pytest.raises(jax.errors.JaxRuntimeError, match="else"):
         report(fsdp=1, fails="something else")
 

@@ -87,7 +87,7 @@ RerankingConfig, found an embedding model
             f"a model with the heads {', '.join(heads)}",
             f"none for {', '.join(lacking)}",
             where="objective.heads",
-            do="--model.sparse True and --model.multivec 1024 add them.",
+            do="--model.sparse and --model.multivec 1024 add them.",
         )
     if isinstance(config, UnifiedConfig):
         return unified(module, mesh, config, sub_batches)
