@@ -136,6 +136,36 @@ def in_shape_of(
     return dataclasses.replace(stage, model=model)
 
 
+def overruled(asked: Train, found: Train) -> list[str]:
+    """What a config says of its model, and the model to go on from has otherwise.
+
+    Args:
+        asked: as the config made it.
+        found: in the shape of that model.
+
+    Returns:
+        Phrases.
+
+    Example:
+        >>> from m3jax.nn.bert import BertConfig
+        >>> small, large = (
+        ...     Train(model=EmbeddingConfig(BertConfig(hidden=n))) for n in (64, 128)
+        ... )
+        >>> overruled(small, large)
+        ['hidden 128 and not 64']
+    """
+    pairs = [(asked.model.encoder, found.model.encoder), (asked.model, found.model)]
+    own = ("encoder", "dtype", "remat", "attention", "dropout")
+    return [
+        f"{field.name} {getattr(has, field.name, None)} and not {wanted}"
+        for wants, has in pairs
+        for field in dataclasses.fields(wants)
+        if field.name not in own
+        and (wanted := getattr(wants, field.name)) not in (None, False, field.default)
+        and wanted != getattr(has, field.name, None)
+    ]
+
+
 def choose_tokenizer(stage: Train, data: Data, origin: Origin | None) -> Tokenizer:
     """The tokenizer of a run: of its model, of a folder, or trained on its data.
 

@@ -54,38 +54,59 @@ def scores_at(
     }
 
 
-def show(folder: Path, stages: Mapping[str, Path]) -> None:
+def show(folder: Path, stages: Mapping[str, Path], *, reranks: bool = False) -> None:
     """Print the tables of a finished run, and where its parts are.
 
     Args:
         folder: the run folder.
         stages: name of each stage -> folder of its results.
+        reranks: whether its model is a reranker.
 
     Raises:
         InputError: a results.json is damaged.
     """
     found = {name: _read(logs / RESULTS) for name, logs in stages.items()}
     console = Console(soft_wrap=True)
-    last = list(found.values())[-1]
-    for name, caption in last["sizes"].items():
-        rows = last["results"][name]
-        if len(found) > 1:
-            rows = _after_each(found, name)
-        console.print(table(rows, f"{name} set", caption=caption))
+    for name, same in _measured_alike(found):
+        last = list(same.values())[-1]
+        title = f"{name} set"
+        if len(_measured_alike(found, name)) > 1:
+            title += f" of {', '.join(same)}"
+        rows = _after_each(same, name) if len(found) > 1 else last["results"][name]
+        console.print(table(rows, title, caption=last["sizes"][name]))
     print(f"model   {folder / 'model'}")
     for logs in stages.values():
         print(f"plots   {logs / 'plots'}")
-    # The corpus of the test set is searched by default.
-    corpus = "" if "test" in last["results"] else "--corpus FILE "
-    print(f'search  python -m m3jax.search --model {folder} {corpus}"your question"')
+    tested_on = list(found.values())[-1]["sizes"].get("test", "")
+    print(_next_command(folder, tested_on, reranks=reranks))
 
 
-def _after_each(found: Mapping[str, Any], name: str) -> dict[str, Mapping[str, float]]:
-    """One row a stage that was measured on the same set as the last."""
-    size = list(found.values())[-1]["sizes"][name]
-    same = {
-        stage: one for stage, one in found.items() if one["sizes"].get(name) == size
-    }
+def _next_command(folder: Path, tested_on: str, *, reranks: bool) -> str:
+    """How a finished model is asked something."""
+    if reranks:
+        command, rest = "rerank", '--query "your question" --passages FILE'
+    else:
+        # The corpus of a test set of queries and passages is searched by default.
+        corpus = "" if "passages" in tested_on else "--corpus FILE "
+        command, rest = "search", f'{corpus}"your question"'
+    return f"{command}  python -m m3jax.{command} --model {folder} {rest}"
+
+
+def _measured_alike(
+    found: Mapping[str, Any], only: str = ""
+) -> list[tuple[str, dict[str, Any]]]:
+    """Sets that stages were measured on, dev before test, each with those stages."""
+    groups: dict[tuple[str, ...], dict[str, Any]] = {}
+    for stage, one in found.items():
+        for name, size in one["sizes"].items():
+            key = (name, size, one["sets"].get(name, ""))
+            groups.setdefault(key, {})[stage] = one
+    ordered = sorted(groups.items(), key=lambda entry: entry[0][0])
+    return [(key[0], same) for key, same in ordered if only in ("", key[0])]
+
+
+def _after_each(same: Mapping[str, Any], name: str) -> dict[str, Mapping[str, float]]:
+    """One row a stage, of those that were measured on the same set."""
     rows: dict[str, Mapping[str, float]] = {}
     others: dict[str, Mapping[str, float]] = {}
     for number, (stage, one) in enumerate(same.items()):
@@ -100,7 +121,7 @@ def _after_each(found: Mapping[str, Any], name: str) -> dict[str, Mapping[str, f
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("step", "results", "sizes")}
+        return {name: found[name] for name in ("step", "results", "sizes", "sets")}
     except (ValueError, KeyError) as error:
         raise InputError("the results of a run", str(error), where=str(path)) from None
 

@@ -302,12 +302,12 @@ def describe(data: Data, parent: str | None) -> dict[str, Any]:
         "parent": parent,
         "data": {
             "train": training.popitem()[1] if len(training) == 1 else training,
-            **{name: _facts(one) for name, one in sets.items() if one is not None},
+            **{name: facts(one) for name, one in sets.items() if one is not None},
         },
     }
 
 
-def _facts(one: Retrieval | Similarity) -> dict[str, Any]:
+def facts(one: Retrieval | Similarity) -> dict[str, Any]:
     """Size and content of a set that the model is measured on."""
     if isinstance(one, Similarity):
         rows = zip(one.first, one.second, one.scores, strict=True)

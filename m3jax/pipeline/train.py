@@ -24,10 +24,17 @@ from m3jax.data.words import stand_in, word_starts
 from m3jax.hub.digest import digest
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.encoder import SHARDING
+from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import fit, report, run, trained
 from m3jax.pipeline.build import begin, build
 from m3jax.pipeline.learner import Learner, Measured, baseline, make_learner, size
-from m3jax.pipeline.origin import Origin, check_prompts, choose_tokenizer, open_origin
+from m3jax.pipeline.origin import (
+    Origin,
+    check_prompts,
+    choose_tokenizer,
+    open_origin,
+    overruled,
+)
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import Resolved, resolve
 from m3jax.pipeline.teacher import check_teacher
@@ -72,6 +79,12 @@ def run_stages(
             where="jax.distributed",
         )
     found = resolve(stages, folder)
+    for one in found if distributed.first() else ():
+        goes_on = one.origin is not None or one.parent is not None
+        if goes_on and (told := overruled(stages[one.name], one.stage)):
+            name = "" if len(found) == 1 else f"{one.name}: "
+            whose = one.parent or one.stage.init
+            print(f"{name}{whose} decides: {', '.join(told)}", file=sys.stderr)
     # Of a model to go on from, what it is and not what the config would have made.
     config = {one.name: configs.to_dict(one.stage) for one in found}
     begun = run.has_begun(folder)
@@ -115,7 +128,8 @@ def run_stages(
             ]
             _train(one, data[one.name], meshes[one.name], found, profile, later)
     if distributed.first():
-        report.show(folder, {one.name: one.logs for one in found})
+        reranks = isinstance(found[-1].stage.model, RerankerConfig)
+        report.show(folder, {one.name: one.logs for one in found}, reranks=reranks)
 
 
 def _at(one: Resolved, stages: list[Resolved], do: Callable[[Resolved], T]) -> T:
@@ -230,7 +244,9 @@ def _train(
     if distributed.first():
         report.plot(one.logs, histogram, lines=lines, selected=step)
         # Last of all: it says that everything else is there.
-        report.finish(one.logs, {"step": step, "results": results, "sizes": sizes})
+        sets = {name: run.facts(each)["fingerprint"] for name, each in measured.items()}
+        found = {"step": step, "results": results, "sizes": sizes, "sets": sets}
+        report.finish(one.logs, found)
     distributed.wait(f"the end of stage {one.name}")
 
 

@@ -21,7 +21,7 @@ from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline.fit import check_plan, planned
-from m3jax.pipeline.origin import in_shape_of, open_origin
+from m3jax.pipeline.origin import in_shape_of, open_origin, overruled
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import resolve
 from m3jax.pipeline.train import _open, run_stages
@@ -102,6 +102,26 @@ def test_a_reranker_takes_the_encoder_of_an_embedding_model() -> None:
     before = EmbeddingConfig(origin.config.encoder)
     after = in_shape_of(stage, before, Prompts("query: ", "passage: "))
     assert after.data.prompts == Prompts()
+
+
+def test_what_a_config_says_in_vain_is_told() -> None:
+    """Of a model to go on from; what is left at its default was not said."""
+    origin = open_origin(STAGE)
+    assert origin is not None
+    has = origin.config
+    assert isinstance(has, EmbeddingConfig)
+    for model, said in (
+        (EmbeddingConfig(), []),
+        (tiny_config(hidden=256, layers=has.encoder.layers), ["hidden"]),
+        (EmbeddingConfig(pooling="last", sparse=True, multivec=4), ["pooling"]),
+    ):
+        asked = dataclasses.replace(STAGE, model=model)
+        told = overruled(asked, in_shape_of(asked, has, Prompts()))
+        names = [line.split()[0] for line in told]
+        assert set(said) <= set(names)
+        assert all("and not" in line for line in told)
+        assert not {"dtype", "remat", "dropout", "sparse", "multivec"} & set(names)
+    assert names == ["pooling"]
 
 
 def test_dropout_of_the_stage_holds(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 from importlib import metadata
 from pathlib import Path
@@ -62,6 +63,35 @@ def test_fresh_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     start(folder, {"train": {"seed": 1}}, fresh=True)
     assert {path.name for path in folder.iterdir()} == {"config.json", "lineage.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"run", "beside"}
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_link_stays_a_link(tmp_path: Path, fresh: bool) -> None:
+    (tmp_path / "large disk").mkdir()
+    link = tmp_path / "run"
+    link.symlink_to(tmp_path / "large disk")
+    for _ in range(2):
+        start(link, fresh=fresh)
+    assert link.is_symlink() and (tmp_path / "large disk" / "lineage.json").exists()
+
+
+def test_a_mount_point_is_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be neither moved nor removed."""
+
+    def busy(self: Path, target: Path) -> Path:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(self), str(target))
+
+    folder = tmp_path / "run"
+    start(folder)
+    (folder / "train" / "checkpoints").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("old")
+    monkeypatch.setattr(Path, "rename", busy)
+    start(folder, {"train": {"seed": 1}}, fresh=True)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "lineage.json"}
+    (tmp_path / "empty").mkdir()
+    start(tmp_path / "empty", fresh=True)
 
 
 def test_fresh_spares_a_folder_that_is_no_run(tmp_path: Path) -> None:
