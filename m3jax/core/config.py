@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typeguard
+
 from m3jax.core.errors import InputError
 
 T = typing.TypeVar("T")
@@ -76,6 +78,43 @@ def load(path: str | Path) -> Callable[..., Any]:
             do="It returns the stage to run, e.g. def get_config(size='base').",
         )
     return function
+
+
+def check_types(config: Any, *, where: str) -> None:
+    """Refuse values of a type that their field is not for, in a config and inside it.
+
+    Args:
+        config: a dataclass.
+        where: what to call it.
+
+    Raises:
+        InputError: names the field.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Stage:
+        ...     steps: int
+        >>> check_types(Stage("many"), where="a.py")  # type: ignore[arg-type]
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: a.py: steps: expected int, found 'many'
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        try:
+            typeguard.check_type(value, hint)
+        except typeguard.TypeCheckError:
+            named = hint.__name__ if isinstance(hint, type) else str(hint)
+            is_one = dataclasses.is_dataclass(value)
+            raise InputError(
+                re.sub(r"\b(\w+\.)+", "", named),
+                type(value).__name__ if is_one else repr(value),
+                where=f"{where}: {field.name}",
+            ) from None
+        inside = value if isinstance(value, tuple) else (value,)
+        for each in inside:
+            if dataclasses.is_dataclass(each) and not isinstance(each, type):
+                check_types(each, where=f"{where}: {field.name}")
 
 
 def call(get_config: Callable[..., Any], *, size: str | None, where: str) -> Any:

@@ -54,6 +54,8 @@ def parse(
             expected = "get_config to return a Train, or names of stages -> Train"
             raise InputError(expected, found, where=path)
     check_names(stages, where=path)
+    for key, one in stages.items():
+        config.check_types(one, where=path if key == ONLY else f"{path}: {key}")
     bare: Any = tyro.conf.arg(name="")
     fields: list[Any] = [("program", Annotated[program, bare])]
     for number, name in enumerate(stages):

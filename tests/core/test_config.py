@@ -1,6 +1,6 @@
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -127,3 +127,34 @@ def test_difference_names_every_field() -> None:
         "a: 1 -> None",
         "b: None -> {'c': 2}",
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    share: float = 0.0
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    steps: int = 1
+    one: Piece | None = None
+    many: tuple[Piece, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"steps": "many"}, "a.py: steps: expected int, found 'many'"),
+        ({"one": "x"}, "a.py: one: expected Piece | None, found 'x'"),
+        ({"one": Piece(names="x")}, "a.py: one: names: expected tuple[str, ...]"),
+        ({"many": (Piece(), Piece("x"))}, "a.py: many: share: expected float, found"),
+        ({"many": [Piece()]}, "a.py: many: expected tuple[Piece, ...], found ["),
+        ({"one": Whole()}, "a.py: one: expected Piece | None, found Whole"),
+    ],
+)
+def test_values_of_another_type(made: Any, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        config.check_types(Whole(**made), where="a.py")
+    assert str(error.value).startswith(said)
+    config.check_types(Whole(one=Piece(1, ("a",)), many=(Piece(),)), where="a.py")
