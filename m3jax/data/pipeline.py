@@ -85,7 +85,6 @@ class Stream(Iterator[Batch]):
         self._stop, self._workers = stop, workers
         self._ready: list[dict[str, np.ndarray]] = []
         self._step = start
-        self._others = set(multiprocessing.active_children())
         self._made = self._begin(start)
 
     def __next__(self) -> Batch:
@@ -112,10 +111,7 @@ class Stream(Iterator[Batch]):
         self._made = self._begin(self._step)
 
     def close(self) -> None:
-        """End the workers, which hold nothing that has to be kept."""
-        # Told to end, one whose pipe is full would be waited for half a minute.
-        for worker in set(multiprocessing.active_children()) - self._others:
-            worker.kill()
+        """End the workers."""
         self._made.close()
 
     def _begin(self, start: int) -> Any:

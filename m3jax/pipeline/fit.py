@@ -224,6 +224,12 @@ def fit(
     dev = data.dev
     metric = None if dev is None else f"dev/{selects(dev, stage.objective)}"
     checkpoints = Checkpoints(folder / "checkpoints", metric, stage.checkpoints)
+    if distributed.first():
+        count = sum(x.size for x in jax.tree.leaves(built.like.params))
+        print(
+            f"{count:,} parameters, {mesh.size} devices, {steps:,} updates, "
+            f"{len(plan.shapes)} shapes of batches to compile"
+        )
     state = checkpoints.restore_last(built.like)
     if state is None:
         params = None if given is None else given(mesh)
@@ -299,8 +305,9 @@ def fit(
             writer=writer,
             stop=stop,
         )
-    if end.reason == "preempted":
-        preemption.leave(int(end.state.step))
+        if end.reason == "preempted":
+            writer.flush()
+            preemption.leave(int(end.state.step))
     best, params = checkpoints.restore_best(end.state)
     checkpoints.close()
     beside = jax.eval_shape(built.objective.auxiliary, jax.random.key(0))

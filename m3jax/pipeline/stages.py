@@ -55,7 +55,9 @@ def check_names(stages: Mapping[str, Train], *, where: str) -> None:
 of letters, digits, _ and -, other than model, plots, tensorboard, cache, damaged, \
 profile, found 'model'
     """
-    for name in stages or {"": None}:
+    if not stages:
+        raise InputError("at least one stage", "none", where=f"{where}: get_config")
+    for name in stages:
         fits = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w-]*", name)
         if not fits or name in _TAKEN:
             raise InputError(
