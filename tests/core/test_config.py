@@ -142,13 +142,16 @@ class Whole:
     many: tuple[Piece, ...] = ()
 
 
+WRONG: Any = "x"
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
         ({"steps": "many"}, "a.py: steps: expected int, found 'many'"),
         ({"one": "x"}, "a.py: one: expected Piece | None, found 'x'"),
-        ({"one": Piece(names="x")}, "a.py: one: names: expected tuple[str, ...]"),
-        ({"many": (Piece(), Piece("x"))}, "a.py: many: share: expected float, found"),
+        ({"one": Piece(names=WRONG)}, "a.py: one: names: expected tuple[str, ...]"),
+        ({"many": (Piece(), Piece(WRONG))}, "a.py: many: share: expected float, found"),
         ({"many": [Piece()]}, "a.py: many: expected tuple[Piece, ...], found ["),
         ({"one": Whole()}, "a.py: one: expected Piece | None, found Whole"),
     ],
