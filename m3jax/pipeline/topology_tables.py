@@ -120,7 +120,7 @@ SPEED = (
     "s step, none to all overlapped",
     "MFU",
     "loss, of FLOPs / of time",
-    "links",
+    "share of links",
 )
 
 

@@ -79,6 +79,7 @@ def run_stages(
             where="jax.distributed",
         )
     found = resolve(stages, folder)
+    _check_profile(stages, profile)
     for one in found if distributed.first() else ():
         goes_on = one.origin is not None or one.parent is not None
         if goes_on and (told := overruled(stages[one.name], one.stage)):
@@ -130,6 +131,20 @@ def run_stages(
     if distributed.first():
         reranks = isinstance(found[-1].stage.model, RerankerConfig)
         report.show(folder, {one.name: one.logs for one in found}, reranks=reranks)
+
+
+def _check_profile(
+    stages: Mapping[str, Train], profile: tuple[int, int] | None
+) -> None:
+    """Refuse a trace of steps that no stage has, as far as their number is known."""
+    counted = all(x.epochs is None and x.examples is None for x in stages.values())
+    most = max(one.steps for one in stages.values())
+    if profile is not None and counted and profile[0] > most:
+        raise InputError(
+            f"some of the steps 1 to {most}",
+            f"{profile[0]}:{profile[1]}",
+            where="--profile",
+        )
 
 
 def _at(one: Resolved, stages: list[Resolved], do: Callable[[Resolved], T]) -> T:

@@ -20,6 +20,11 @@ from m3jax.training.hlo import parse
 from m3jax.training.state import TrainState
 from m3jax.training.step import Step
 
+_NO_CLOUD = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 _KNOWN = "v4:2x2x4, v5e:4x4, v5p:4x4x4 and v6e:8x8"
 
 
@@ -165,8 +170,10 @@ v4:2x2x4, v5e:4x4, v5p:4x4x4 and v6e:8x8, found v5e
     if not re.fullmatch(r"[\w ]+:\d+(x\d+)*", topology):
         expected = f"a chip and its slice, such as {_KNOWN}"
         raise InputError(expected, topology or "nothing", where="topology")
-    # Else libtpu asks the cloud what machine this is, and waits.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Else libtpu asks the cloud what machine this is, and waits; and complains on the
+    # console that it is none.
+    for name, value in _NO_CLOUD.items():
+        os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     try:

@@ -82,6 +82,13 @@ def test_numbers_that_nobody_means(changes: Any, said: str, tmp_path: Path) -> N
     assert said in str(error.value)
 
 
+def test_a_trace_of_steps_that_there_are_not(tmp_path: Path) -> None:
+    stage = dataclasses.replace(STAGE, steps=4)
+    with pytest.raises(InputError, match="--profile: expected some of the steps 1 to"):
+        run_stages({"train": stage}, tmp_path / "run", profile=(5, 9))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stage_is_named_where_there_are_several(tmp_path: Path) -> None:
     lora = dataclasses.replace(STAGE, lora=LoraConfig(rank=2, targets="nothing"))
     with pytest.raises(InputError, match=r"^second: lora\.targets: expected"):
