@@ -59,8 +59,11 @@ RECIPES = (
     ("bge_m3/finetune", "base", "v5p:4x4x4"),
     ("bge_m3/unsupervised", "base", "v5p:4x4x8"),
 )
-# Where memory is left for larger sub-batches.
-LARGER = (("qwen3/embedding_stage2", "v5p:8x8x8"), ("bge_m3/finetune", "v5p:4x4x4"))
+# What the number of sub-batches does: tokens that a chip encodes at once.
+OTHER_PARTS = {
+    ("qwen3/embedding_stage2", "v5p:8x8x8"): 8_192,
+    ("bge_m3/finetune", "v5p:4x4x4"): 32_768,
+}
 SLICES = {16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
 SLICES_P = {16: "v5p:2x2x4", 64: "v5p:4x4x4", 256: "v5p:4x8x8"}
 
@@ -101,9 +104,10 @@ def cases() -> Iterator[Case]:
         if slice_.endswith(":1x1"):
             stage = dataclasses.replace(stage, mesh=MeshConfig())
         yield Case(f"{name} {size}", slice_, stage)
-        if (name, slice_) in LARGER:
-            larger = dataclasses.replace(stage, sub_batches=SubBatches(tokens=32_768))
-            yield Case(f"{name} {size}, 32,768 tokens at once", slice_, larger)
+        if tokens := OTHER_PARTS.get((name, slice_)):
+            parts = SubBatches(tokens=tokens)
+            other = dataclasses.replace(stage, sub_batches=parts)
+            yield Case(f"{name} {size}, {tokens:,} tokens at once", slice_, other)
     large, unified = recipe("e5/pretrain", "large"), recipe("bge_m3/finetune", "base")
     dense = recipe("bge_m3/unsupervised", "base")
     for chips, slice_ in SLICES.items():

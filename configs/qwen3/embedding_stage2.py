@@ -63,7 +63,8 @@ def get_config(size: Literal["0.6B", "4B", "8B", "smoke"] = "0.6B") -> Train:
             false_negative_margin=0.1,
             dims=DIMS[size],
         ),
-        sub_batches=SubBatches(tokens=8_192),
+        # Fewer parts send the weights less often; a v5e has no room for larger ones.
+        sub_batches=SubBatches(tokens=32_768 if size in ("4B", "8B") else 8_192),
         optimizer=OptimizerConfig(learning_rate=6e-6, warmup=0.05),
         mesh=MeshConfig(fsdp=8),
         epochs=1,
