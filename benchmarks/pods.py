@@ -52,9 +52,9 @@ RECIPES = (
     ("qwen3/reranker", "8B", "v5p:4x4x4"),
     ("kalm/pretrain", "v2", "v5e:8x8"),
     ("kalm/finetune", "v2", "v5e:8x8"),
-    ("simcse/unsupervised", "base", "v5e:1x1"),
+    ("simcse/unsupervised", "base", "v5e:2x2"),
     ("simcse/supervised", "base", "v5e:2x4"),
-    ("finetune_lora", "0.6B", "v5e:1x1"),
+    ("finetune_lora", "0.6B", "v5e:2x2"),
     ("bge_m3/retromae", "base", "v5p:2x4x4"),
     ("bge_m3/finetune", "base", "v5p:4x4x4"),
     ("bge_m3/unsupervised", "base", "v5p:4x4x8"),
@@ -101,8 +101,6 @@ def cases() -> Iterator[Case]:
             stage = dataclasses.replace(stage, data=data)
         if name == "qwen3/embedding_stage2" and slice_ == "v5p:8x8x8":
             stage = dataclasses.replace(stage, mesh=MeshConfig(fsdp=64))
-        if slice_.endswith(":1x1"):
-            stage = dataclasses.replace(stage, mesh=MeshConfig())
         yield Case(f"{name} {size}", slice_, stage)
         if tokens := OTHER_PARTS.get((name, slice_)):
             parts = SubBatches(tokens=tokens)
