@@ -171,7 +171,7 @@ def page(rows: list[dict[str, Any]]) -> None:
     head = ("same work a chip", "slice", "queries", "s step", "efficiency", *SPEED[-3:])
     print(f"\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}")
     first: dict[str, float] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["chips"]):
         if row["case"].startswith("weak"):
             name = row["case"].removeprefix("weak ").rpartition(" ")[0]
             seconds = row["step_seconds"]

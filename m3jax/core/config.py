@@ -17,6 +17,7 @@ import typeguard
 from m3jax.core.errors import InputError
 
 T = typing.TypeVar("T")
+_ALL = typeguard.CollectionCheckStrategy.ALL_ITEMS
 
 
 def load(path: str | Path) -> Callable[..., Any]:
@@ -102,7 +103,7 @@ def check_types(config: Any, *, where: str) -> None:
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         try:
-            typeguard.check_type(value, hint)
+            typeguard.check_type(value, hint, collection_check_strategy=_ALL)
         except typeguard.TypeCheckError:
             named = hint.__name__ if isinstance(hint, type) else str(hint)
             is_one = dataclasses.is_dataclass(value)

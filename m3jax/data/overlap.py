@@ -25,6 +25,7 @@ class Overlap:
         pairs_seen: of these, the ones that a training row holds; of graded pairs in
             either order. A row counts with its first positive only.
         sets: names of the training sets that hold some.
+        answer_sets: names of those that hold answers.
         answers: different passages that answer a query; none where pairs are graded.
         answers_seen: of these, the ones that are trained on.
     """
@@ -35,6 +36,7 @@ class Overlap:
     pairs: int
     pairs_seen: int
     sets: tuple[str, ...]
+    answer_sets: tuple[str, ...] = ()
     answers: int = 0
     answers_seen: int = 0
 
@@ -78,7 +80,8 @@ an answer too (in a.jsonl); on new queries the model will score lower
             lines.append(
                 f"warning: {one.answers_seen:,} of {one.answers:,} {name} passages "
                 "that answer a query are also training texts (in "
-                f"{', '.join(one.sets)}); on new passages the model will score lower"
+                f"{', '.join(one.answer_sets)}); on new passages the model will score "
+                "lower"
             )
         if not one.seen and not one.pairs_seen:
             continue
@@ -100,8 +103,9 @@ def _overlap(data: Retrieval | Similarity, sets: tuple[Opened, ...]) -> Overlap:
     texts: list[np.ndarray] = [own[:0]]
     rows: list[np.ndarray] = [pairs[:0]]
     names: list[str] = []
+    answering: list[str] = []
     for one in sets:
-        before = len(texts), len(found_answers)
+        before, answered = len(texts), len(found_answers)
         for block in _blocks(one):
             query, partner = block.T
             of_query = _within(query, own)
@@ -115,8 +119,10 @@ def _overlap(data: Retrieval | Similarity, sets: tuple[Opened, ...]) -> Overlap:
             read = query if one.scan.kind == "text" else partner
             some = read[_within(read, answers)]
             found_answers += [np.unique(some)] if len(some) else []
-        if (len(texts), len(found_answers)) != before:
+        if len(texts) > before:
             names.append(one.name)
+        if len(found_answers) > answered:
+            answering.append(one.name)
     trained = np.unique(np.concatenate(rows), axis=0)
     # Both have no row twice, so what is in both is what their union lacks.
     union = np.unique(np.concatenate([pairs, trained]), axis=0)
@@ -127,6 +133,7 @@ def _overlap(data: Retrieval | Similarity, sets: tuple[Opened, ...]) -> Overlap:
         len(pairs),
         len(pairs) + len(trained) - len(union),
         tuple(names),
+        tuple(answering),
         len(answers),
         len(np.unique(np.concatenate(found_answers))),
     )

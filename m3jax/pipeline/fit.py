@@ -1,6 +1,7 @@
 """The training of one stage, from its first or its last checkpoint."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from jax.sharding import Mesh
 from m3jax.core import config as configs
 from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import batch_shards
+from m3jax.core.mesh import batch_sharding, batch_shards
 from m3jax.core.types import Batch, Params
 from m3jax.data import batching, pipeline
 from m3jax.data.batches import Batcher
 from m3jax.data.examples import TrainingSet
-from m3jax.data.plan import Plan
+from m3jax.data.plan import Plan, first_of_each
 from m3jax.data.records import Similarity
 from m3jax.data.tokenize import Tokenizer
 from m3jax.data.training_sets import Data, measure
@@ -31,7 +32,6 @@ from m3jax.pipeline.memory import check_memory, compiled_within
 from m3jax.pipeline.stage import Train, steps_of
 from m3jax.pipeline.teacher import open_teacher
 from m3jax.training import preemption
-from m3jax.training.abstract import abstract_batch, lengths_read
 from m3jax.training.ahead import memory_limit
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.loop import Loop, train
@@ -167,21 +167,26 @@ def check_later(
     if memory_limit() is None:
         return
     made = _make(stage, data, learner, tokenizer, mesh)
-    told = bool(stage.teacher.model) or any(
-        one.rows.config.teacher_scores for one in made.sets
+    lasting = made.plan.lasting(made.steps)
+    batcher = Batcher(
+        made.sets,
+        lasting,
+        tokenizer,
+        {size: pipeline.local_rows(mesh, size) for size in set(lasting.sizes)},
+        reads_of(stage.objective),
+        learner.pairing,
     )
-    batches = [
-        abstract_batch(
-            mesh,
-            rows,
-            max(one.group for one in made.sets),
-            teacher_scores=told,
-            **lengths_read(
-                reads_of(stage.objective), shape.query_length, shape.passage_length
-            ),
+
+    def shaped(number: int) -> Batch:
+        batch = pipeline.on_devices(batcher(number), batch_sharding(mesh))
+        if stage.teacher.model:
+            there = batch.where
+            batch = dataclasses.replace(batch, teacher_scores=there.astype("float32"))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch
         )
-        for shape, rows in zip(made.plan.shapes, made.plan.sizes, strict=True)
-    ]
+
+    batches = [shaped(x) for x in first_of_each(lasting, 0, made.steps)]
     check_memory(stage, made.built.step, made.built.like, batches, mesh)
 
 

@@ -36,6 +36,8 @@ def stages_of(init: str, config: str | Path) -> tuple[Path, dict[str, Train]] | 
         size = found[1].removeprefix(f"{name}-")
         if size == found[1] and found[1] != name:
             continue
+        if "def get_config" not in path.read_text(encoding="utf-8"):
+            continue
         make = configs.load(path)
         if found[1] == name or size in configs.sizes_of(make):
             given = None if found[1] == name else size

@@ -130,6 +130,12 @@ def open_folder(
         OSError: the folder cannot be written to.
     """
     folder = folder.resolve()  # a link stays, and what it leads to is the run
+    of_parents: dict[str, dict[str, str]] = {}
+    if fresh or not (folder / "lineage.json").exists():
+        # Before anything is there that another program could take for a run.
+        of_parents = {
+            name: {"parent_weights": find()} for name, find in (weights or {}).items()
+        }
     if fresh and folder.exists():
         _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +157,6 @@ def open_folder(
         _add_start(path)
         return
     files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    of_parents = {k: {"parent_weights": find()} for k, find in (weights or {}).items()}
     found = {name: each | of_parents.get(name, {}) for name, each in lineage.items()}
     whole = {"stages": found, "git": _git(), "versions": _versions()}
     files.write_text(path, json.dumps(whole, indent=2) + "\n")
@@ -163,10 +168,9 @@ def _clear(folder: Path) -> None:
         return
     # Out of the way at once: half a run under this name would be no run.
     old = folder.with_name(f".{folder.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
     try:
-        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        shutil.rmtree(old)
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.EACCES, errno.EXDEV):
             raise
@@ -177,6 +181,8 @@ def _clear(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(old)
 
 
 def _add_start(path: Path) -> None:

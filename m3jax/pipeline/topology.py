@@ -110,7 +110,9 @@ def each_bucket(
         )
 
 
-def in_shape(stages: Mapping[str, Train], config: str | Path) -> dict[str, Train]:
+def in_shape(
+    stages: Mapping[str, Train], config: str | Path, *, seen: tuple[str, ...] = ()
+) -> dict[str, Train]:
     """Stages in the shapes of the models that they go on from.
 
     A model that is not here is one that `nn.zoo` knows, or that another recipe will
@@ -119,6 +121,7 @@ def in_shape(stages: Mapping[str, Train], config: str | Path) -> dict[str, Train
     Args:
         stages: name -> config, in their order.
         config: their file.
+        seen: runs that were asked for on the way here, which none may go on from.
 
     Returns:
         The same stages; nothing is read or fetched.
@@ -137,12 +140,12 @@ def in_shape(stages: Mapping[str, Train], config: str | Path) -> dict[str, Train
         if stage.init is None and before is not None:
             stage = in_shape_of(stage, before.model, before.data.prompts)
         elif stage.init not in (None, SCRATCH):
-            stage = _going_on(stage, config)
+            stage = _going_on(stage, config, seen)
         found[name] = before = with_dropout(stage)
     return found
 
 
-def _going_on(stage: Train, config: str | Path) -> Train:
+def _going_on(stage: Train, config: str | Path, seen: tuple[str, ...]) -> Train:
     """The stage in the shape of the model that it goes on from, which is here or not.
 
     Raises:
@@ -153,9 +156,10 @@ def _going_on(stage: Train, config: str | Path) -> Train:
         origin = open_origin(stage)
         assert origin is not None
         return in_shape_of(stage, origin.config, origin.prompts)
-    if recipe := stages_of(stage.init, config):
+    if stage.init not in seen and (recipe := stages_of(stage.init, config)):
         path, before = recipe
-        last = list(in_shape(before, path).values())[-1]
+        shaped = in_shape(before, path, seen=(*seen, stage.init))
+        last = list(shaped.values())[-1]
         return in_shape_of(stage, last.model, last.data.prompts)
     reranks = isinstance(stage.model, RerankerConfig)
     try:

@@ -164,9 +164,11 @@ def train(
             results = checkpoints.results(number)
             if not results:
                 results = evaluate()
+                writer.flush()
                 checkpoints.add_results(number, results)
             if loop.patience and number not in dict(history):
                 history.append((number, results[checkpoints.metric]))
+            speed.start()
 
         while number < loop.steps and not leaving and not _is_stale(history, loop):
             asked = time.perf_counter()

@@ -153,6 +153,7 @@ WRONG: Any = "x"
         ({"one": Piece(names=WRONG)}, "a.py: one: names: expected tuple[str, ...]"),
         ({"many": (Piece(), Piece(WRONG))}, "a.py: many: share: expected float, found"),
         ({"many": [Piece()]}, "a.py: many: expected tuple[Piece, ...], found ["),
+        ({"one": Piece(names=("a", WRONG, 1))}, "a.py: one: names: expected tuple["),
         ({"one": Whole()}, "a.py: one: expected Piece | None, found Whole"),
     ],
 )

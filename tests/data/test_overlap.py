@@ -76,7 +76,8 @@ def test_a_retrieval_set(tmp_path: Path, monkeypatch: Any, block: int) -> None:
     one = found["dev"]
     assert (one.count, one.seen, one.pairs, one.pairs_seen) == expected
     assert expected == (4, 3, 5, 2)
-    assert (one.texts, one.sets) == ("queries", ("set 0", "set 1"))
+    assert (one.texts, one.sets) == ("queries", ("set 0",))
+    assert one.answer_sets == ("set 0", "set 1")
     # p0, p150 and p3 answer a query and are the first positive of a row; "more 0" is
     # the second.
     assert (one.answers, one.answers_seen) == (4, 3)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,15 +13,23 @@ from m3jax.core.errors import InputError
 from m3jax.core.mesh import make_mesh
 from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Batch
+from m3jax.data.training_sets import open_data
 from m3jax.nn.embedding import EmbeddingModule
 from m3jax.nn.encoder import SHARDING
+from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import fit, memory
-from m3jax.pipeline.stage import Train
+from m3jax.pipeline.learner import make_learner
+from m3jax.pipeline.stage import SCRATCH, Train
+from m3jax.pipeline.stages import resolve
 from m3jax.pipeline.train import run_stages
-from m3jax.testing import tiny_config, write_jsonl
+from m3jax.testing import tiny_config, tiny_tokenizer, write_jsonl
 from m3jax.training.abstract import abstract_batch
 from m3jax.training.ahead import compile_all
-from m3jax.training.objectives import ContrastiveConfig, contrastive
+from m3jax.training.objectives import (
+    ContrastiveConfig,
+    RerankingConfig,
+    contrastive,
+)
 from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -77,6 +86,41 @@ def test_a_later_stage_is_named_before_the_first_trains(
         run_stages({"first": first, "last": last}, tmp_path / "run")
     assert needed == [8, 16]
     assert not list((tmp_path / "run").rglob("metrics.jsonl"))
+
+
+def test_pairs_of_a_later_stage_are_as_long_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reranker reads both together: its texts may fill the position table."""
+    embeds = stage(tmp_path)
+    data = dataclasses.replace(embeds.data, pair_length=32, buckets=(32,))
+    encoder = dataclasses.replace(TINY.encoder, max_positions=32)
+    model = RerankerConfig(encoder)
+    last = dataclasses.replace(
+        embeds, init=SCRATCH, data=data, model=model, objective=RerankingConfig()
+    )
+    seen: list[tuple[int, ...]] = []
+
+    def compiled(step: Any, like: object, batch: Batch) -> tuple[object, int]:
+        jax.eval_shape(step, like, batch)
+        assert batch.pair is not None
+        seen.append(batch.pair.ids.shape)
+        return object(), 11
+
+    for module in (memory, fit):
+        monkeypatch.setattr(module, "memory_limit", lambda: 10)
+    monkeypatch.setattr(memory, "compile_step", compiled)
+    tokenizer = tiny_tokenizer()
+    (one,) = resolve({"last": last}, tmp_path / "run")
+    words = dataclasses.replace(encoder, vocab_size=tokenizer.vocab_size)
+    last = dataclasses.replace(
+        one.stage, model=dataclasses.replace(model, encoder=words)
+    )
+    mesh = make_mesh(last.mesh)
+    learner = make_learner(last, tokenizer, mesh)
+    with pytest.raises(InputError, match="batches of 8 queries, texts of 32 tokens"):
+        fit.check_later(last, open_data(last.data), learner, tokenizer, mesh)
+    assert seen == [(8, 1, 32)]
 
 
 @pytest.mark.slow

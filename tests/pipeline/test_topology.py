@@ -148,6 +148,14 @@ def test_what_another_recipe_makes_has_its_shape(tmp_path: Path) -> None:
 
     assert hidden("runs/mine-next-b/model") == hidden("runs/mine-first-b/model") == 384
     assert hidden("runs/mine-next/model") == 768
+    own = folder / "own.py"
+    own.write_text(
+        "from m3jax.pipeline.stage import Train\n"
+        "def get_config():\n    return Train(init='runs/mine-own/model')\n"
+    )
+    (folder / "mine.py").write_text("no config")
+    with pytest.raises(InputError, match="init: expected a model that is here"):
+        hidden("runs/mine-own/model")
     for init in ("runs/mine-next-c/model", "runs/next-b/model", "run/mine-next-b"):
         with pytest.raises(InputError, match="init: expected a model that is here"):
             hidden(init)

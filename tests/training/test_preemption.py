@@ -21,12 +21,12 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_outside_of_the_loop_it_ends_at_once(
-    ended: list[int], capsys: pytest.CaptureFixture[str]
+    ended: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with preemption.leaving():
         signal.raise_signal(signal.SIGTERM)
     assert ended == [0]
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert said.count("run the same command again") == said.count("\n") == 1
 
 
