@@ -143,6 +143,7 @@ class Whole:
 
 
 WRONG: Any = "x"
+NUMBER: Any = 1
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ WRONG: Any = "x"
         ({"one": Piece(names=WRONG)}, "a.py: one: names: expected tuple[str, ...]"),
         ({"many": (Piece(), Piece(WRONG))}, "a.py: many: share: expected float, found"),
         ({"many": [Piece()]}, "a.py: many: expected tuple[Piece, ...], found ["),
-        ({"one": Piece(names=("a", WRONG, 1))}, "a.py: one: names: expected tuple["),
+        ({"one": Piece(names=("a", NUMBER))}, "a.py: one: names: expected tuple["),
         ({"one": Whole()}, "a.py: one: expected Piece | None, found Whole"),
     ],
 )
