@@ -121,7 +121,8 @@ def _after_each(same: Mapping[str, Any], name: str) -> dict[str, Mapping[str, fl
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("step", "results", "sizes", "sets")}
+        kept = {name: found[name] for name in ("step", "results", "sizes")}
+        return {**kept, "sets": found.get("sets", {})}  # older runs do not tell
     except (ValueError, KeyError) as error:
         raise InputError("the results of a run", str(error), where=str(path)) from None
 
