@@ -1,11 +1,11 @@
 """The tables of docs/pods.md: every recipe compiled for a TPU slice, without a TPU.
 
-    JAX_PLATFORMS=cpu python -m benchmarks.pods --json pods.jsonl [--only e5]
-    python -m benchmarks.pods --json pods.jsonl --page
+    JAX_PLATFORMS=cpu python -m benchmarks.pods [--only e5]
+    python -m benchmarks.pods --page
 
 Needs the extra `tpu`. Each shape of batches is compiled anew, which takes minutes; one
-that stands in the file already is not compiled again. `--page` prints what the file
-holds as Markdown.
+that stands in pods.jsonl already is not compiled again: remove its line where the
+recipe or the step has changed. `--page` prints what the file holds as Markdown.
 """
 
 import argparse
@@ -124,7 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", required=True, type=Path, help="a line a shape")
+    file = Path(__file__).with_suffix(".jsonl")
+    parser.add_argument("--json", default=file, type=Path, help="a line a shape")
     parser.add_argument("--only", default="", help="cases that this regex finds")
     parser.add_argument("--lengths", type=int, nargs="*", help="of passages")
     parser.add_argument("--page", action="store_true", help="print what is there")
