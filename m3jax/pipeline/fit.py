@@ -164,7 +164,8 @@ def check_later(
     Raises:
         InputError: a shape of its batches that does not fit.
     """
-    if memory_limit() is None:
+    limit = memory_limit()
+    if limit is None:
         return
     made = _make(stage, data, learner, tokenizer, mesh)
     lasting = made.plan.lasting(made.steps)
@@ -187,7 +188,7 @@ def check_later(
         )
 
     batches = [shaped(x) for x in first_of_each(lasting, 0, made.steps)]
-    check_memory(stage, made.built.step, made.built.like, batches, mesh)
+    check_memory(stage, made.built.step, made.built.like, batches, mesh, limit)
 
 
 def fit(

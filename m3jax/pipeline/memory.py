@@ -71,8 +71,9 @@ def check_memory(
     like: TrainState,
     batches: Sequence[Batch],
     mesh: Mesh,
+    limit: int,
 ) -> None:
-    """Refuse a stage that is to come later, where devices tell their memory.
+    """Refuse a stage that is to come later and does not fit.
 
     Args:
         stage: the config.
@@ -80,16 +81,15 @@ def check_memory(
         like: shapes and shardings of its state.
         batches: shapes and shardings of its batches.
         mesh: the devices.
+        limit: bytes that each has.
 
     Raises:
         InputError: a shape that does not fit, and what to change.
     """
-    limit = memory_limit()
-    if limit is not None:
-        for batch in batches:
-            compiled, needed = compile_step(step, like, batch)
-            if compiled is None or needed > limit:
-                raise _refusal(stage, like, mesh, limit, batch, needed)
+    for batch in batches:
+        compiled, needed = compile_step(step, like, batch)
+        if compiled is None or needed > limit:
+            raise _refusal(stage, like, mesh, limit, batch, needed)
 
 
 def _refusal(
