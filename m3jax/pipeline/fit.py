@@ -233,8 +233,8 @@ def fit(
     if distributed.first():
         count = sum(x.size for x in jax.tree.leaves(built.like.params))
         print(
-            f"{count:,} parameters, {mesh.size} devices, {steps:,} updates, "
-            f"{len(plan.shapes)} shapes of batches to compile"
+            f"parameters: {count:,}, devices: {mesh.size}, updates: {steps:,}, "
+            f"shapes of batches to compile: {len(plan.shapes)}"
         )
     state = checkpoints.restore_last(built.like)
     if state is None:
