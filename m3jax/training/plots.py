@@ -38,6 +38,8 @@ _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ),
 )
 
+_OF_PARTS = ("green", "red", "purple", "brown", "pink", "gray")
+
 
 def write_plots(
     folder: Path,
@@ -72,6 +74,8 @@ def write_plots(
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(*series(rows, "loss"), color="tab:blue", linewidth=1, label="loss")
     parts = parts_of(rows)
+    # Blue is the whole, orange the learning rate.
+    axes.set_prop_cycle(color=[f"tab:{name}" for name in _OF_PARTS])
     for name in parts:
         label = name.removesuffix("_loss")
         axes.plot(*series(rows, name), linewidth=0.8, alpha=0.7, label=label)
@@ -157,6 +161,9 @@ def save(figure: Any, path: Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
+    for axis in figure.axes:
+        if axis.get_xlabel() == "step":  # of which there are no halves
+            axis.xaxis.get_major_locator().set_params(integer=True)
     from matplotlib import pyplot
 
     temporary = path.with_name(f".{path.name}.tmp")
