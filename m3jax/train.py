@@ -68,13 +68,13 @@ def main() -> None:
 
     from m3jax.core.cache import keep_compiled
     from m3jax.pipeline.train import run_stages
-    from m3jax.training import preemption
+    from m3jax.training import notice, preemption
     from m3jax.training.profiling import parse_profile
 
     folder = Path(program.run_dir or Path("runs") / name)
     keep_compiled()
     profile = None if program.profile is None else parse_profile(program.profile)
-    with preemption.leaving():
+    with preemption.leaving(), notice.listen():
         run_stages(stages, folder, fresh=program.fresh, profile=profile)
 
 
