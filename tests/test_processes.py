@@ -64,15 +64,17 @@ def assert_same(run: Path, other: Path) -> None:
 
 
 @pytest.mark.xdist_group("processes")
-def test_two_processes_train_as_one(folder: Path, alone: Path) -> None:
-    words = [*WORDS, "--run-dir", "two", "--mesh.fsdp", "2"]
-    done = ended(launch([folder] * 2, *words))
-    assert [one.code for one in done] == [0, 0], [one.err for one in done]
-    assert_same(folder / "two", alone)
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_train_as_one(folder: Path, alone: Path, count: int) -> None:
+    run = f"of-{count}"
+    done = ended(launch([folder] * count, *WORDS, "--run-dir", run, "--mesh.fsdp", "2"))
+    assert [one.code for one in done] == [0] * count, [one.err for one in done]
+    assert_same(folder / run, alone)
     # One of them writes and tells.
     assert "after training (step" in done[0].out and "step 50/50" in done[0].err
-    assert "after" not in done[1].out and "step" not in done[1].err
-    assert not list((folder / "two").glob(".*")), "leftovers"
+    for one in done[1:]:
+        assert "after" not in one.out and "step" not in one.err
+    assert not list((folder / run).glob(".*")), "leftovers"
 
 
 @pytest.mark.xdist_group("processes")

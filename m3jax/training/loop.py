@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from m3jax.core import files
+from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
 from m3jax.core.types import Batch, Params
 from m3jax.training.checkpoint import Checkpoints
@@ -219,7 +220,13 @@ def _profile(loop: Loop) -> Profile:
         return Profile(None, Path())
     if loop.folder is None:
         raise ValueError("a profile needs the folder of the stage")
-    return Profile(loop.profile, loop.folder / "profile")
+    folder = loop.folder / "profile"
+    # A trace has the name of its host, and those of several hosts one folder.
+    names = distributed.gather("host", socket.gethostname())
+    number = jax.process_index()
+    if names.index(names[number]) != number:
+        folder = folder / f"process-{number}"
+    return Profile(loop.profile, folder)
 
 
 def _history(checkpoints: Checkpoints, loop: Loop, step: int) -> History:
