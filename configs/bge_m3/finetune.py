@@ -13,9 +13,9 @@ Published: 7 hard negatives, batches by length (1,152 to 192, here rounded up to
 multiples of the devices), about 6,000 steps that warm the heads, self-distillation,
 the weights of all losses, 0.2 % of the long passages shuffled. Of the scripts, not of
 the paper: learning rate 1e-5 (the authors also name 5e-6), warm-up 0.1, temperature
-0.02, float16. Our choice: bfloat16; in the first stage the new heads alone are trained,
-at 1e-4 and without self-distillation; 2 epochs in the second, whose length is not
-published; weight decay 0.01; queries of 512 tokens.
+0.02, float16. Our choice: bfloat16, token vectors too; in the first stage the new heads
+alone are trained, at 1e-4 and without self-distillation; 2 epochs in the second, whose
+length is not published; weight decay 0.01; queries of 512 tokens.
 
 Sizes: base; smoke (a few steps of a tiny random model, in a minute on 2 cores).
 """
@@ -50,7 +50,7 @@ def get_config(size: Literal["base", "smoke"] = "base") -> dict[str, Train]:
             sparse=True,
             multivec=1_024,
         ),
-        objective=UnifiedConfig(temperature=0.02),
+        objective=UnifiedConfig(temperature=0.02, multivec_dtype="bfloat16"),
         sub_batches=SubBatches(preset="bge_m3"),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup=0.1, weight_decay=0.01),
         mesh=MeshConfig(fsdp=8),
@@ -61,7 +61,7 @@ def get_config(size: Literal["base", "smoke"] = "base") -> dict[str, Train]:
         unified,
         init="BAAI/bge-m3-unsupervised",
         # Heads that know nothing yet would be bad teachers.
-        objective=UnifiedConfig(temperature=0.02, distill=0.0),
+        objective=dataclasses.replace(unified.objective, distill=0.0),
         optimizer=OptimizerConfig(
             learning_rate=1e-4, warmup=0.1, trainable=r"^(sparse|multivec)\."
         ),

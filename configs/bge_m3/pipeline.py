@@ -71,14 +71,14 @@ def get_config(size: Literal["base", "smoke"] = "base") -> dict[str, Train]:
             pairs.data, train="finetune/*.jsonl", preset="bge_m3_finetune", negatives=7
         ),
         model=EmbeddingConfig(encoder, "cls", sparse=True, multivec=1_024),
-        objective=UnifiedConfig(temperature=0.02),
+        objective=UnifiedConfig(temperature=0.02, multivec_dtype="bfloat16"),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup=0.1, weight_decay=0.01),
         epochs=2,
         evaluate_every=500,
     )
     heads = dataclasses.replace(
         unified,
-        objective=UnifiedConfig(temperature=0.02, distill=0.0),
+        objective=dataclasses.replace(unified.objective, distill=0.0),
         optimizer=OptimizerConfig(
             learning_rate=1e-4, warmup=0.1, trainable=r"^(sparse|multivec)\."
         ),

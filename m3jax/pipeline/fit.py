@@ -270,9 +270,10 @@ def fit(
         ready=ready,
         beside=0 if teacher is None else teacher.held,
     )
+    evaluated = first == 0 or metric is None or bool(checkpoints.results(first))
     writer = Silent()
     if distributed.first():
-        writer = Writer(logs, first, wandb=stage.wandb)
+        writer = Writer(logs, first, evaluated=evaluated, wandb=stage.wandb)
     if first == 0:
         scored = {"dev": dev, "test": data.test}
         for name, one in scored.items():

@@ -18,7 +18,7 @@ from m3jax.hub.folder import Model
 from m3jax.inference.encode import encode
 from m3jax.inference.scores import dense
 from m3jax.nn.embedding import EmbeddingModule
-from m3jax.training.plots import write_plots
+from m3jax.training.plots import write_plots, write_stages
 
 RESULTS = "results.json"
 # Set -> row of the table -> metric -> value.
@@ -65,18 +65,21 @@ def show(folder: Path, stages: Mapping[str, Path], *, reranks: bool = False) -> 
     Raises:
         InputError: a results.json is damaged.
     """
-    found = {name: _read(logs / RESULTS) for name, logs in stages.items()}
+    found = _read_all(stages)
     console = Console(soft_wrap=True)
     for name, same in _measured_alike(found):
         last = list(same.values())[-1]
         title = f"{name} set"
         if len(_measured_alike(found, name)) > 1:
             title += f" of {', '.join(same)}"
-        rows = _after_each(same, name) if len(found) > 1 else last["results"][name]
+        rows = last["results"][name]
+        if len(found) > 1:
+            rows = _after_each(same, name) | _others(last, name)
         console.print(table(rows, title, caption=last["sizes"][name]))
     print(f"model   {folder / 'model'}")
-    for logs in stages.values():
-        print(f"plots   {logs / 'plots'}")
+    for logs in dict.fromkeys([folder, *stages.values()]):
+        if (logs / "plots").is_dir():
+            print(f"plots   {logs / 'plots'}")
     tested_on = list(found.values())[-1]["sizes"].get("test", "")
     print(_next_command(folder, tested_on, reranks=reranks))
 
@@ -108,14 +111,46 @@ def _measured_alike(
 def _after_each(same: Mapping[str, Any], name: str) -> dict[str, Mapping[str, float]]:
     """One row a stage, of those that were measured on the same set."""
     rows: dict[str, Mapping[str, float]] = {}
-    others: dict[str, Mapping[str, float]] = {}
     for number, (stage, one) in enumerate(same.items()):
-        before, after, *rest = one["results"][name].items()
+        before, after, *_ = one["results"][name].items()
         if number == 0:
             rows[f"before {stage}"] = before[1]
         rows[f"after {stage} (step {one['step']})"] = after[1]
-        others = dict(rest)
-    return rows | others
+    return rows
+
+
+def _others(one: Mapping[str, Any], name: str) -> dict[str, Mapping[str, float]]:
+    """What the model is compared with."""
+    return dict(list(one["results"][name].items())[2:])
+
+
+def summarize(folder: Path, stages: Mapping[str, Path]) -> None:
+    """Put the results of several stages together: one file, and a plot for each set.
+
+    Args:
+        folder: the run folder.
+        stages: name of each stage -> folder of its results.
+
+    Raises:
+        InputError: a results.json is damaged.
+        OSError: the folder cannot be written to.
+    """
+    found = _read_all(stages)
+    for name, same in _measured_alike(found):
+        stage, last = list(same.items())[-1]
+        alone = len(_measured_alike(found, name)) == 1
+        if len(same) > 1:
+            write_stages(
+                folder / "plots" / (f"{name}.png" if alone else f"{name}-{stage}.png"),
+                _after_each(same, name),
+                _others(last, name),
+                title=f"{name} set, {last['sizes'][name]}",
+            )
+    finish(folder, {"stages": found})
+
+
+def _read_all(stages: Mapping[str, Path]) -> dict[str, Any]:
+    return {name: _read(logs / RESULTS) for name, logs in stages.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -130,7 +130,10 @@ def run_stages(
             _train(one, data[one.name], meshes[one.name], found, profile, later)
     if distributed.first():
         reranks = isinstance(found[-1].stage.model, RerankerConfig)
-        report.show(folder, {one.name: one.logs for one in found}, reranks=reranks)
+        logs = {one.name: one.logs for one in found}
+        if len(found) > 1:
+            report.summarize(folder, logs)
+        report.show(folder, logs, reranks=reranks)
 
 
 def _check_profile(

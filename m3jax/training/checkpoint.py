@@ -24,6 +24,7 @@ from m3jax.training.checkpoint_config import CheckpointConfig, check_checkpoints
 from m3jax.training.state import TrainState
 
 T = TypeVar("T")
+_NO_METRICS = "its metrics cannot be read; it may have been on the way to be deleted"
 
 
 class Checkpoints:
@@ -91,7 +92,7 @@ class Checkpoints:
                     if found := json.loads(text):
                         found[self._metric]
                 except (OSError, ValueError, KeyError, TypeError):
-                    _move_aside(step, "its metrics cannot be read")
+                    _move_aside(step, _NO_METRICS)
 
     def _value(self, metrics: dict[str, float]) -> float:
         """What selects; a step that was not evaluated comes after all others."""

@@ -53,13 +53,16 @@ class Flops:
             beside it, once, as MFU counts.
         hardware: what is computed: recomputation and the whole of masked blocks too.
         loss_model: value and gradient of a contrastive loss.
-        loss: what is computed for it, float32 in full precision.
+        loss: what is computed for it.
+        loss_half: the part of it whose operands are bfloat16; the others are float32,
+            in full precision.
     """
 
     model: float
     hardware: float
     loss_model: float
     loss: float
+    loss_half: float = 0.0
 
 
 def forward(config: EncoderConfig, texts: Texts) -> tuple[float, float]:
@@ -211,10 +214,26 @@ def loss(
         one = 2.0 * rows * passages * shared
         model, hardware = model + 3 * one, hardware + 4 * one
     if "multivec" in names and config.multivec:
-        one = 2.0 * config.multivec * rows * query_length * passages
-        model += one * passage_length + 2 * one
-        hardware += one * passage_length + 2 * one
+        products = maxsim(config, rows, passages, query_length, passage_length)
+        found = products + 2 * products / passage_length
+        model, hardware = model + found, hardware + found
     return model, hardware
+
+
+def maxsim(
+    config: EmbeddingConfig,
+    rows: int,
+    passages: int,
+    query_length: int,
+    passage_length: int,
+) -> float:
+    """FLOPs of the products of all tokens of all queries with those of all passages.
+
+    Example:
+        >>> maxsim(EmbeddingConfig(multivec=8), 1, 2, 3, 4)
+        384.0
+    """
+    return 2.0 * config.multivec * rows * query_length * passages * passage_length
 
 
 def masked_words(
@@ -311,8 +330,12 @@ def step(
     if words:
         first, second = masked_words(objective, encoder, texts)
         model, hardware = model + first, hardware + second
-    of_loss = 0.0, 0.0
+    of_loss, half = (0.0, 0.0), 0.0
     if isinstance(config, EmbeddingConfig):
-        sizes = rows, group, query_length, passage_length
-        of_loss = loss(objective, config, *sizes)
-    return Flops(model, hardware, *of_loss)
+        of_loss = loss(objective, config, rows, group, query_length, passage_length)
+        if isinstance(objective, UnifiedConfig) and (
+            "multivec" in trained_heads(objective)
+            and objective.multivec_dtype == "bfloat16"
+        ):
+            half = maxsim(config, rows, rows * group, query_length, passage_length)
+    return Flops(model, hardware, *of_loss, half)

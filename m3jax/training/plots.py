@@ -113,6 +113,46 @@ def write_plots(
     save(figure, folder / "scores.png")
 
 
+def write_stages(
+    path: Path,
+    rows: Mapping[str, Mapping[str, float]],
+    others: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+) -> None:
+    """Draw how every score changed from stage to stage.
+
+    Args:
+        path: the PNG file.
+        rows: before the first stage, and after each -> metric -> value.
+        others: what else was measured, for comparison.
+        title: which set it was.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")  # no window, no display needed
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name, label in METRICS.items():
+        found = [(at, row[name]) for at, row in enumerate(rows.values()) if name in row]
+        if found:
+            axes.plot(*zip(*found, strict=True), marker="o", label=label)
+    for name, row in others.items():
+        if "ndcg@10" in row:
+            label = f"nDCG@10, {name}"
+            axes.axhline(row["ndcg@10"], color="gray", linestyle=":", label=label)
+    axes.set_xticks(range(len(rows)), [name.replace(" (", "\n(") for name in rows])
+    axes.set(ylabel="score", title=title)
+    axes.set_ylim(top=1)
+    axes.legend(fontsize="small")
+    save(figure, path)
+
+
 def parts_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Metrics that are parts of the loss.
 

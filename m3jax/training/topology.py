@@ -91,8 +91,9 @@ class BucketReport:
 
     @property
     def loss_seconds(self) -> float:
-        """Of the loss's arithmetic: float32 in full precision, at its peak."""
-        return self.flops.loss / self.chip.flops32
+        """Of the loss's arithmetic at the peak: float32 in full precision is slower."""
+        half = self.flops.loss_half
+        return (self.flops.loss - half) / self.chip.flops32 + half / self.chip.flops
 
     @property
     def compute_seconds(self) -> float:
@@ -139,7 +140,7 @@ class BucketReport:
 
     @property
     def loss_time_share(self) -> float:
-        """Of the arithmetic's time, what the loss takes in full precision."""
+        """Of the arithmetic's time, what the loss takes."""
         return self.loss_seconds / max(self.compute_seconds, 1e-12)
 
     @property

@@ -35,6 +35,8 @@ class Writer:
     Args:
         folder: the run folder.
         step: where the run goes on; 0 starts anew.
+        evaluated: whether the evaluation of that step counts; else it comes again, and
+            what was written of it is forgotten too.
         wandb: project at Weights & Biases; "" = none.
 
     Raises:
@@ -42,11 +44,19 @@ class Writer:
         OSError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, step: int, *, wandb: str = "") -> None:
+    def __init__(
+        self, folder: Path, step: int, *, evaluated: bool = True, wandb: str = ""
+    ) -> None:
         # First of all: nothing is written when this fails.
         self._wandb = _start_wandb(folder, step, wandb) if wandb else None
         path = folder / "metrics.jsonl"
-        kept = [row for row in read(folder) if row["step"] <= step] if step else []
+        rows = read(folder) if step else []
+        kept = [
+            row
+            for row in rows
+            if row["step"] < step
+            or (row["step"] == step and (evaluated or "loss" in row))
+        ]
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._lines = open(path, "a", encoding="utf-8")
         events = folder / "tensorboard"

@@ -58,3 +58,19 @@ def test_the_next_command_is_one_that_works(
     assert len(searches) == 2
     assert "--corpus" not in searches[0] and "--corpus FILE" in searches[1]
     assert said[-1].startswith("rerank  python -m m3jax.rerank --model")
+
+
+def test_several_stages_in_one_file(tmp_path: Path) -> None:
+    stages = {
+        "one": stage(tmp_path / "one", 0.1, 0.2, dev="ab", test="ef"),
+        "two": stage(tmp_path / "two", 0.3, 0.4, dev="cd", test="ef"),
+        "three": stage(tmp_path / "three", 0.6, 0.7, dev="cd"),
+    }
+    report.summarize(tmp_path, stages)
+    found = json.loads((tmp_path / "results.json").read_text())["stages"]
+    assert list(found) == list(stages)
+    for name, logs in stages.items():
+        assert found[name] == json.loads((logs / "results.json").read_text())
+    drawn = {path.name for path in (tmp_path / "plots").iterdir()}
+    # One stage alone is no curve.
+    assert drawn == {"dev-three.png", "test.png"}

@@ -236,3 +236,17 @@ def test_metrics_go_on_where_the_state_does(tmp_path: Path) -> None:
     writer = Writer(tmp_path, 0)
     writer.close()
     assert read(tmp_path) == []
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_an_evaluation_that_comes_again_is_written_once(
+    tmp_path: Path, evaluated: bool
+) -> None:
+    """A kill came between its line and the note in the checkpoint."""
+    writer = Writer(tmp_path, 0)
+    for step, values in ((1, {"dev/a": 1.0}), (2, {"loss": 2.0}), (2, {"dev/a": 3.0})):
+        writer.write(step, values)
+    writer.close()
+    Writer(tmp_path, 2, evaluated=evaluated).close()
+    kept = [{"step": 1, "dev/a": 1.0}, {"step": 2, "loss": 2.0}]
+    assert read(tmp_path) == kept + [{"step": 2, "dev/a": 3.0}] * evaluated

@@ -90,3 +90,10 @@ def test_maxsim_is_the_most_of_a_unified_loss() -> None:
     both = UnifiedConfig(heads=("dense", "multivec"))
     found = flops.loss(both, config, *sizes)[0] - flops.loss(dense, config, *sizes)[0]
     assert found == 2 * 256 * 64 * 8 * 128 * (512 + 2)
+    given = {"rows": 64, "group": 2, "query_length": 8, "passage_length": 512}
+    half = dataclasses.replace(both, multivec_dtype="bfloat16")
+    full, less = (flops.step(one, config, (), **given) for one in (both, half))
+    assert full.loss_half == 0 and less.loss_half == 2 * 256 * 64 * 8 * 128 * 512
+    assert dataclasses.replace(less, loss_half=0.0) == full
+    alone = dataclasses.replace(half, heads=("dense",))
+    assert flops.step(alone, config, (), **given).loss_half == 0

@@ -26,7 +26,7 @@ from m3jax.training.objectives import (
 )
 from m3jax.training.objectives.make import check_objective, make_objective
 from m3jax.training.objectives.texts import parts
-from m3jax.training.objectives.unified import best_first
+from m3jax.training.objectives.unified import best_first, with_vectors
 from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from m3jax.training.state import abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -204,6 +204,30 @@ def test_distillation_starts_at_its_step() -> None:
             passage_ids=one.passage_ids,
         )
         np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-4, atol=1e-5)
+
+
+def test_token_vectors_in_bfloat16() -> None:
+    """All that changes is that they are rounded; sums stay float32."""
+    one = batch(0, together=False, beside=())
+    half = UnifiedConfig(temperature=0.1, multivec_dtype="bfloat16")
+    made, query, passage = embeddings(half, one)
+    found, whole = (
+        terms(config, made, one)[0].loss
+        for config in (half, UnifiedConfig(temperature=0.1))
+    )
+    assert 1e-5 < np.abs(found - whole).max() < 1e-1
+    rounded = [with_vectors(x, jnp.dtype("bfloat16")) for x in (query, passage)]
+    assert rounded[0].multivec.vectors.dtype == jnp.bfloat16
+    expected = losses.m3(
+        *rounded,
+        temperature=0.1,
+        distill=1.0,
+        where=one.where,
+        in_batch=one.in_batch,
+        query_ids=one.query_ids,
+        passage_ids=one.passage_ids,
+    )
+    np.testing.assert_allclose(found, expected.loss, rtol=1e-4, atol=1e-5)
 
 
 def test_a_queue_holds_the_last_real_positives() -> None:

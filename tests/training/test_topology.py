@@ -83,6 +83,9 @@ def test_times_are_of_the_roofline(one: BucketReport) -> None:
     assert one.loss_share == pytest.approx(2 / 8)
     assert one.loss_time_share == pytest.approx(1 / (1 + 1))
     assert one.communication_share == pytest.approx(1 / 3)
+    # The whole of the loss (it takes a second) in bfloat16 takes half of that here.
+    half = dataclasses.replace(one.flops, loss_half=one.flops.loss)
+    assert dataclasses.replace(one, flops=half).loss_seconds == pytest.approx(1 / 2)
 
 
 def test_what_the_compiler_refuses_for_memory_does_not_fit() -> None:

@@ -43,6 +43,10 @@ class UnifiedConfig:
     teacher_loss: Literal["kl", "m3_kd"] = "m3_kd"
     """How teacher_scores are learned from: beside the contrastive loss, or in its
     place (BGE-M3's scripts)."""
+    multivec_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which token vectors travel and are multiplied, with float32 sums. bfloat16
+    takes a sixth of the time on a TPU; rounding moves a cosine of 1,024 numbers by
+    about 1e-4."""
     dims: tuple[int, ...] = ()
     """Widths of the dense head for Matryoshka, ascending; none = the whole."""
     dim_weights: tuple[float, ...] = ()
@@ -116,6 +120,8 @@ def unified(
             sub_batches=sub_batches,
             outputs=config.heads,
         )
+        dtype = jnp.dtype(config.multivec_dtype)
+        query, passage = (with_vectors(one, dtype) for one in (query, passage))
         # A traced value: nothing is compiled anew when distillation starts.
         distill = jnp.where(step >= config.distill_from, config.distill, 0.0)
         rows = P(BATCH_AXES)
@@ -124,6 +130,24 @@ def unified(
         )(query, passage, batch, distill)
 
     return Objective(loss)
+
+
+def with_vectors(texts: Embeddings, dtype: jnp.dtype) -> Embeddings:
+    """The same texts, their token vectors in another dtype; their gradient too.
+
+    Example:
+        >>> from m3jax.core.types import Multivec
+        >>> vectors = Multivec(jnp.ones((1, 2, 3)), jnp.ones((1, 2), bool))
+        >>> texts = Embeddings(multivec=vectors)
+        >>> found = with_vectors(texts, jnp.dtype("bfloat16")).multivec
+        >>> found.vectors.dtype.name, found.mask.shape
+        ('bfloat16', (1, 2))
+    """
+    found = texts.multivec
+    if found is None:
+        return texts
+    cast = dataclasses.replace(found, vectors=found.vectors.astype(dtype))
+    return dataclasses.replace(texts, multivec=cast)
 
 
 def best_first(batch: Batch) -> Batch:
