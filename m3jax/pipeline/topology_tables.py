@@ -7,6 +7,10 @@ from typing import Any
 from m3jax.pipeline.stage import Train
 from m3jax.training.topology import BucketReport
 
+# Columns of a terminal that a row of each table needs; what the names in a turned one
+# take, and a bucket.
+WIDTH, _NAMES, _COLUMN = 160, 34, 20
+
 
 def advice(stage: Train, report: BucketReport) -> str:
     """What to change where a bucket does not fit; "" where it does.
@@ -71,24 +75,21 @@ def show(reports: Iterable[BucketReport], stage: Train, topology: str) -> None:
         topology: name of the slice.
     """
     from rich.console import Console
-    from rich.table import Table
 
     reports = list(reports)
     if not reports:
         return
     chip, console = reports[0].chip, Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     title = f"{topology}, {reports[0].chips} chips"
-    memory = Table(title=f"{title}: memory of a chip in GB, of {chip.memory / 1e9:.0f}")
-    speed = Table(title=f"{title}: a step, estimated (roofline)")
-    tables = (memory, MEMORY), (speed, SPEED)
-    for table, columns in tables:
-        for name in columns:
-            table.add_column(name, justify="right")
-    for one in reports:
-        memory.add_row(*memory_row(one))
-        speed.add_row(*speed_row(one))
-    for table, _ in tables:
-        console.print(table)
+    memory = f"{title}: memory of a chip in GB, of {chip.memory / 1e9:.0f}"
+    for name, columns, row in (
+        (memory, MEMORY, memory_row),
+        (f"{title}: a step, estimated (roofline)", SPEED, speed_row),
+    ):
+        for table in _tables(name, columns, list(map(row, reports)), console.width):
+            console.print(table)
     for one in reports:
         if told := advice(stage, one):
             console.print(told)
@@ -97,6 +98,30 @@ def show(reports: Iterable[BucketReport], stage: Train, topology: str) -> None:
                 f"passages of {one.passage_length:,} tokens: some of what is sent is "
                 "in a loop whose length is not known, and counts once."
             )
+
+
+def _tables(
+    title: str,
+    columns: tuple[str, ...],
+    rows: list[tuple[str, ...]],
+    width: int,
+) -> Iterable[Any]:
+    """One table, a bucket a row; on a narrow terminal several, a bucket a column."""
+    from rich.table import Table
+
+    at_once = len(rows) if width >= WIDTH else max(1, (width - _NAMES) // _COLUMN)
+    for start in range(0, len(rows), at_once):
+        table = Table(title=title)
+        part = rows[start : start + at_once]
+        if width >= WIDTH:
+            header, lines = columns, part
+        else:
+            header, *lines = zip(columns, *part, strict=True)
+        for name in header:
+            table.add_column(name, justify="right")
+        for line in lines:
+            table.add_row(*line)
+        yield table
 
 
 MEMORY = (

@@ -315,6 +315,9 @@ def _tokenizer(
 ) -> Tokenizer:
     """The tokenizer of this stage; the first start makes it, later ones open it."""
     if distributed.first() and not folder.exists():
+        if origin is None and stage.tokenizer.pretrained is None:
+            size = stage.tokenizer.vocab_size
+            print(f"trains a tokenizer of up to {size:,} pieces", file=sys.stderr)
         made = choose_tokenizer(stage, data, origin)
         with files.new_folder(folder) as temporary:
             longest = max(stage.data.query_length, stage.data.passage_length)

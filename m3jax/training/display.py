@@ -8,6 +8,9 @@ from rich.console import Console
 from m3jax.core import distributed
 from m3jax.training.speed import Speed
 
+# Columns of the bar, and of the rest but steps and what is said.
+_BAR, _TIME = 12, 12
+
 
 class Display:
     """A progress bar on a terminal, now and then a line elsewhere.
@@ -26,7 +29,7 @@ class Display:
         self._console = Console(stderr=True, soft_wrap=True, quiet=self._quiet)
         self._live = self._console.is_terminal and not self._quiet
         self._bar = progress.Progress(
-            progress.BarColumn(bar_width=12),
+            progress.BarColumn(bar_width=_BAR),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[said]}"),
             progress.TimeRemainingColumn(),
@@ -63,14 +66,19 @@ class Display:
             speed: what `Speed.update` returned.
         """
         queries = speed["queries_per_second"]
-        said = (
-            f"loss {values['loss']:.4f}  "
-            f"{queries:,.{int(queries < 10)}f} queries/s  "
-            f"{speed['tokens_per_second']:,.0f} tokens/s  "
-            f"{1 - speed['padding_efficiency']:.0%} padding"
-        )
+        parts = [
+            f"loss {values['loss']:.4f}",
+            f"{queries:,.{int(queries < 10)}f} queries/s",
+            f"{speed['tokens_per_second']:,.0f} tokens/s",
+            f"{1 - speed['padding_efficiency']:.0%} padding",
+        ]
         if "mfu" in speed:
-            said += f"  MFU {speed['mfu']:.1%}"
+            parts.append(f"MFU {speed['mfu']:.1%}")
+        if self._live:  # a terminal may be too narrow for all of it
+            room = self._console.width - _BAR - 2 * len(f"{self._steps}") - _TIME
+            while len(parts) > 1 and len("  ".join(parts)) > room:
+                parts.pop()
+        said = "  ".join(parts)
         self._bar.update(self._task, completed=step, said=said)
         due = step % self._every == 0 or step == 1
         if due and not self._live and not self._quiet:

@@ -1,12 +1,14 @@
 """A stage checked on a slice that is not here."""
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+from rich.console import Console
 
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import make_mesh
@@ -66,6 +68,24 @@ def test_every_bucket_has_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     told = topology_tables.advice(config, worse)
     assert "16 tokens" in told and "--mesh.fsdp 2" in told
     assert "--model.encoder.remat full" in told and "--sub-batches.count 2" in told
+
+
+@pytest.mark.parametrize("width", [80, 120, topology_tables.WIDTH, 240])
+def test_no_word_is_broken_on_any_terminal(width: int) -> None:
+    sent = "all-reduce 16.67, all-gather 49.19, reduce-scatter 7.71, all-to-all 5.64"
+    cells = "64, 8,192", "192", "832.8 / 1471.6", sent, "3.260", "0.440"
+    row = *cells, "3.700 to 3.260", "49%", "0.59% / 2.0%", "11.9%"
+    assert len(row) == len(topology_tables.SPEED)
+    console = Console(width=width, file=io.StringIO())
+    given = "v5p", topology_tables.SPEED, [row] * 5
+    for table in topology_tables._tables(*given, width):
+        console.print(table)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, said.splitlines())) <= width
+    words = " ".join((*topology_tables.SPEED, *row)).split()
+    for word in set(words):
+        assert word in said
+    assert said.count("3.700 to 3.260") == 5
 
 
 def test_buckets_of_a_preset() -> None:
