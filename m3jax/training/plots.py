@@ -17,13 +17,14 @@ METRICS = {
 }
 # Of the objectives: what the loss is the sum of, beside all that ends in "_loss".
 _PARTS = ("contrastive", "distill")
+_MASKED = "Masked negatives"
 # One small picture each: title, unit, and metric -> label; only what is there is drawn.
 _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Gradient", "norm", {"gradient_norm": "gradient"}),
     ("Parameters", "norm", {"parameter_norm": "parameters"}),
     ("Scores", "mean score", {"positive": "positive", "negative": "negatives"}),
     ("Positive ranked first", "share of queries", {"accuracy": "accuracy"}),
-    ("Masked negatives", "share", {"masked_share": "masked"}),
+    (_MASKED, "share", {"masked_share": "masked"}),
     ("Speed", "tokens/s", {"tokens_per_second": "tokens"}),
     (
         "Time",
@@ -72,18 +73,24 @@ def write_plots(
     folder.mkdir(parents=True, exist_ok=True)
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(*series(rows, "loss"), color="tab:blue", linewidth=1, label="loss")
+    found = series(rows, "loss")
+    # A run of one step is a point, which a line does not show.
+    marker = "o" if len(found[0]) == 1 else ""
+    style = {"marker": marker, "markersize": 4}
+    axes.plot(*found, color="tab:blue", linewidth=1, label="loss", **style)
     parts = parts_of(rows)
     # Blue is the whole, orange the learning rate.
     axes.set_prop_cycle(color=[f"tab:{name}" for name in _OF_PARTS])
     for name in parts:
         label = name.removesuffix("_loss")
-        axes.plot(*series(rows, name), linewidth=0.8, alpha=0.7, label=label)
+        found = series(rows, name)
+        axes.plot(*found, linewidth=0.8, alpha=0.7, label=label, **style)
     if parts:
         axes.legend()
     axes.set(xlabel="step", ylabel="loss (nats)", title="Training loss")
     rate = axes.twinx()
-    rate.plot(*series(rows, "learning_rate"), color="tab:orange", linewidth=1)
+    found = series(rows, "learning_rate")
+    rate.plot(*found, color="tab:orange", linewidth=1, **style)
     rate.set_ylabel("learning rate", color="tab:orange")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     save(figure, folder / "loss.png")
@@ -172,7 +179,8 @@ def _write_panels(
     for title, unit, metrics in _PANELS:
         lines = {label: series(rows, name) for name, label in metrics.items()}
         lines = {label: line for label, line in lines.items() if line[0]}
-        if lines:
+        # Most losses mask nothing, and say so at every step.
+        if lines and (title != _MASKED or any(lines["masked"][1])):
             drawn.append((title, unit, lines))
     if not drawn:
         return
@@ -182,7 +190,8 @@ def _write_panels(
     )
     for axis, (title, unit, lines) in zip(axes.flat, drawn, strict=False):
         for label, (steps, values) in lines.items():
-            axis.plot(steps, values, linewidth=1, label=label)
+            marker = "o" if len(steps) == 1 else ""
+            axis.plot(steps, values, linewidth=1, label=label, marker=marker)
         axis.set(title=title, xlabel="step", ylabel=unit)
         if len(lines) > 1:
             axis.legend()

@@ -451,7 +451,10 @@ def test_pictures_show_what_is_there(tmp_path: Path, monkeypatch) -> None:
     assert seen["loss.png"][0] == ("Training loss", ["loss"])
     assert seen["training.png"] == [("Gradient", ["gradient"])]
     rows[1] |= {"dense_loss": 1.0, "distill": 0.5, "positive": 0.9, "negative": 0.1}
-    rows[1] |= {"masked_share": 0.1, "tokens_per_second": 9.0}
+    rows[1] |= {"masked_share": 0.0, "tokens_per_second": 9.0}
+    write_plots(tmp_path, rows, selected=2, positive=None, negative=None)
+    assert "Masked negatives" not in dict(seen["training.png"])
+    rows[2] |= {"masked_share": 0.1}
     write_plots(tmp_path, rows, selected=2, positive=None, negative=None)
     assert seen["loss.png"][0] == ("Training loss", ["loss", "dense", "distill"])
     assert "evaluation.png" not in seen
