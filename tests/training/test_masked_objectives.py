@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from m3jax.core.mesh_config import MeshConfig
 from m3jax.core.types import Batch, Params, Tokens
 from m3jax.data import tokenize
 from m3jax.data.words import Words, word_starts
+from m3jax.losses import language
 from m3jax.nn import masked_lm as head
 from m3jax.nn import retromae as decoder
 from m3jax.nn.bert import BertConfig
@@ -33,6 +35,7 @@ from m3jax.training.objectives import (
     Terms,
 )
 from m3jax.training.objectives.make import check_objective, make_objective
+from m3jax.training.objectives.masked_lm import words_at_once
 from m3jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from m3jax.training.state import Start, abstract_state, new_state, starting
 from m3jax.training.step import make_step
@@ -348,3 +351,11 @@ def test_what_does_not_fit(config: Any, change: Any, words: Any, said: str) -> N
     module = EmbeddingModule(dataclasses.replace(model().config, **change))
     with pytest.raises(InputError, match=said):
         make_objective(config, module, make_mesh(MeshConfig()), words=words)
+
+
+def test_an_accelerator_makes_more_logits_at_once() -> None:
+    assert words_at_once(make_mesh(MeshConfig(), jax.devices()[:1])) == "auto"
+    tpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
+    at_once = words_at_once(cast(Any, tpu))
+    assert isinstance(at_once, int)
+    assert at_once > 4 * language._fitting(65_536, 250_002)

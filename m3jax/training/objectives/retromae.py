@@ -27,6 +27,7 @@ from m3jax.training.masking import (
     ordinary,
 )
 from m3jax.training.objectives.base import Objective, Terms, for_all
+from m3jax.training.objectives.masked_lm import words_at_once
 from m3jax.training.objectives.texts import WHOLE, SubBatches, parts, passages
 
 
@@ -128,7 +129,14 @@ def retromae(
             table, bias = shared
             (seen, rebuilt), (hidden, told) = states, labels
             return retromae_sides(
-                seen, rebuilt, table, hidden, told, bias=bias, axis_name=BATCH_AXES
+                seen,
+                rebuilt,
+                table,
+                hidden,
+                told,
+                bias=bias,
+                tile=words_at_once(mesh),
+                axis_name=BATCH_AXES,
             )
 
         rows = P(BATCH_AXES)
