@@ -163,6 +163,12 @@ def main() -> None:
 
 def page(rows: list[dict[str, Any]]) -> None:
     """Print both tables, and the efficiency of more chips."""
+    order = [(case.name, case.slice) for case in cases()]
+
+    def place(row: dict[str, Any]) -> tuple[int, int]:
+        return order.index((row["case"], row["slice"])), row["passage_length"]
+
+    rows = sorted(rows, key=place)
     recipes = [row for row in rows if not row["case"].startswith("weak")]
     for kind, columns in (("of_memory", MEMORY), ("of_speed", SPEED)):
         head = ("recipe", "slice", *columns)
