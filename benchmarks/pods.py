@@ -168,6 +168,9 @@ def page(rows: list[dict[str, Any]]) -> None:
     def place(row: dict[str, Any]) -> tuple[int, int]:
         return order.index((row["case"], row["slice"])), row["passage_length"]
 
+    for row in rows:
+        if (row["case"], row["slice"]) not in order:
+            raise SystemExit(f"{row['case']} on {row['slice']}: remove its line")
     rows = sorted(rows, key=place)
     recipes = [row for row in rows if not row["case"].startswith("weak")]
     for kind, columns in (("of_memory", MEMORY), ("of_speed", SPEED)):

@@ -16,6 +16,7 @@ import pytest
 from m3jax import train
 from m3jax.core import cli
 from m3jax.training.writer import read
+from tests.training.test_notice import Metadata, serve
 
 CONFIG = '''
 """Trains a tiny model on a few lines."""
@@ -411,6 +412,28 @@ def test_sigterm_saves_and_leaves(
     losses = [[r["loss"] for r in read(f / "run") if "loss" in r]
               for f in (undisturbed, tmp_path)]  # fmt: skip
     assert losses[0] == losses[1]
+
+
+@pytest.mark.slow  # the notice's own test is quick
+@pytest.mark.xdist_group("runs")
+def test_the_cloud_takes_the_machine(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, _ = whole
+    write_data(tmp_path)
+    server = Metadata()
+    with serve(server) as host:
+        monkeypatch.setenv("GCE_METADATA_HOST", host)
+        process = start(tmp_path)
+        while not any("loss" in row for row in read(tmp_path / "run")):
+            assert process.poll() is None
+            time.sleep(0.002)
+        server.preempted.set()
+        assert "preempted: step" in finish(process).splitlines()[-1]
+    monkeypatch.delenv("GCE_METADATA_HOST")
+    assert not (tmp_path / "run" / "results.json").exists()
+    finish(start(tmp_path))
+    assert weights(tmp_path) == weights(undisturbed)
 
 
 @pytest.mark.xdist_group("runs")

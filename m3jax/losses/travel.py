@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Axis = str | tuple[str, ...] | None
@@ -25,9 +26,33 @@ def everyones(tree: Any, axis_name: Axis) -> Any:
     """
     if axis_name is None:
         return tree
-    return jax.tree.map(
-        lambda x: jax.lax.all_gather(x, axis_name, axis=0, tiled=True), tree
-    )
+
+    def gather(x: Array) -> Array:
+        narrow = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+        return (_gather_narrow if narrow else _gather)(x, axis_name)
+
+    return jax.tree.map(gather, tree)
+
+
+def _gather(x: Array, axis_name: str | tuple[str, ...]) -> Array:
+    return jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
+
+
+_gather_narrow = jax.custom_vjp(_gather, nondiff_argnums=(1,))
+
+
+def _gather_forward(x: Array, axis_name: Any) -> tuple[Array, None]:
+    return _gather(x, axis_name), None
+
+
+def _gather_backward(axis_name: Any, _: None, slope: Array) -> tuple[Array]:
+    # In bfloat16, a sum over hundreds of devices would lose a few percent.
+    wide = slope.astype(jnp.float32)
+    found = jax.lax.psum_scatter(wide, axis_name, scatter_dimension=0, tiled=True)
+    return (found.astype(slope.dtype),)
+
+
+_gather_narrow.defvjp(_gather_forward, _gather_backward)
 
 
 def home(scores: Float[Array, "Q p"], axis_name: Axis) -> Float[Array, "q P"]:

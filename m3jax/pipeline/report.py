@@ -134,6 +134,14 @@ def summarize(folder: Path, stages: Mapping[str, Path]) -> None:
     Raises:
         InputError: a results.json is damaged.
         OSError: the folder cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> run, one = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+        >>> finish(one, {"step": 3, "results": {}, "sizes": {}})
+        >>> summarize(run, {"one": one})
+        >>> json.loads((run / RESULTS).read_text())["stages"]["one"]["step"]
+        3
     """
     found = _read_all(stages)
     for name, same in _measured_alike(found):

@@ -128,11 +128,11 @@ def run_stages(
                 for other in (left[1:] if one is left[0] else [])
             ]
             _train(one, data[one.name], meshes[one.name], found, profile, later)
+        logs = {one.name: one.logs for one in found}
+        if distributed.first() and len(found) > 1:
+            report.summarize(folder, logs)
     if distributed.first():
         reranks = isinstance(found[-1].stage.model, RerankerConfig)
-        logs = {one.name: one.logs for one in found}
-        if len(found) > 1:
-            report.summarize(folder, logs)
         report.show(folder, logs, reranks=reranks)
 
 

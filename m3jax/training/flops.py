@@ -229,6 +229,16 @@ def maxsim(
 ) -> float:
     """FLOPs of the products of all tokens of all queries with those of all passages.
 
+    Args:
+        config: the model.
+        rows: queries.
+        passages: of all queries.
+        query_length: tokens of a query.
+        passage_length: tokens of a passage.
+
+    Returns:
+        Of the forward pass; the gradient makes none of them again.
+
     Example:
         >>> maxsim(EmbeddingConfig(multivec=8), 1, 2, 3, 4)
         384.0

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from m3jax.core import distributed, files
+from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.core.types import Batch, Params
 from m3jax.training.checkpoint import Checkpoints
@@ -221,12 +220,9 @@ def _profile(loop: Loop) -> Profile:
     if loop.folder is None:
         raise ValueError("a profile needs the folder of the stage")
     folder = loop.folder / "profile"
-    # A trace has the name of its host, and those of several hosts one folder.
-    names = distributed.gather("host", socket.gethostname())
-    number = jax.process_index()
-    if names.index(names[number]) != number:
-        folder = folder / f"process-{number}"
-    return Profile(loop.profile, folder)
+    # A trace has the name of its host, of which another process may have one too.
+    of_process = f"process-{jax.process_index()}" if jax.process_count() > 1 else ""
+    return Profile(loop.profile, folder / of_process)
 
 
 def _history(checkpoints: Checkpoints, loop: Loop, step: int) -> History:

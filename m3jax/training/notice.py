@@ -15,8 +15,8 @@ _HOST = "metadata.google.internal"
 # The server answers when the value changes, or after so many seconds.
 _HELD = 300
 _PATH = "computeMetadata/v1/instance/preempted"
-_CHANGED = f"{_PATH}?wait_for_change=true&timeout_sec={_HELD}"
-_AGAIN = 10.0
+# Seconds after an error, and after an answer: not every server holds them back.
+_AGAIN, _PAUSE = 10.0, 1.0
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
 
 
@@ -61,23 +61,26 @@ def _host() -> str | None:
 
 
 def _wait(host: str, ended: threading.Event) -> None:
-    # The first answer comes at once: the notice may have been given before.
-    path = _PATH
+    tag = ""
     while not ended.is_set():
+        # Only what is new since the last answer is waited for: nothing falls between.
+        query = f"?wait_for_change=true&timeout_sec={_HELD}&last_etag={tag}"
         try:
-            said = _ask(f"http://{host}/{path}")
+            said, tag = _ask(f"http://{host}/{_PATH}{query if tag else ''}")
         except (OSError, http.client.HTTPException):
             ended.wait(_AGAIN)
             continue
-        path = _CHANGED
         if said == "TRUE" and not ended.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             return
+        ended.wait(_PAUSE)
 
 
-def _ask(url: str) -> str:
+def _ask(url: str) -> tuple[str, str]:
+    """What the server says, and its name for this state."""
     asked = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     # Not through a proxy: the server is the host's own.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(asked, timeout=_HELD + 30) as answer:
-        return answer.read().decode("utf-8").strip()
+        said = answer.read().decode("utf-8").strip()
+        return said, answer.headers.get("ETag", "")

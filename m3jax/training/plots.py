@@ -137,6 +137,14 @@ def write_stages(
 
     Raises:
         OSError: the folder cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "test.png"
+        >>> rows = {"before one": {"ndcg@10": 0.5}, "after one": {"ndcg@10": 0.6}}
+        >>> write_stages(path, rows, {"BM25": {"ndcg@10": 0.4}}, title="test set")
+        >>> path.exists()
+        True
     """
     import matplotlib
 

@@ -66,7 +66,9 @@ class Writer:
         self._events = EventsWriter(str(events / "events"))
         self._flushed = time.monotonic()
         started = SessionLog(status=SessionLog.START)  # forget what came after `step`
-        self._event(step + 1, session_log=started)
+        self._event(step + evaluated, session_log=started)
+        for row in [] if evaluated else kept[-1:]:
+            self._event(step, summary=_summary(row))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add one line.
@@ -80,8 +82,7 @@ class Writer:
         """
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
-        told = [scalar(name, value).value[0] for name, value in values.items()]
-        self._event(step, summary=Summary(value=told))
+        self._event(step, summary=_summary(values))
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
         if self._wandb is not None:
@@ -106,6 +107,11 @@ class Writer:
 
     def _event(self, step: int, **content: Any) -> None:
         self._events.write_event(Event(step=step, wall_time=time.time(), **content))
+
+
+def _summary(values: Mapping[str, float]) -> Any:
+    told = [scalar(name, value).value[0] for name, value in values.items()]
+    return Summary(value=told)
 
 
 class Silent(Writer):

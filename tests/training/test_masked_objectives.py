@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_sharding, make_mesh
@@ -354,8 +355,36 @@ def test_what_does_not_fit(config: Any, change: Any, words: Any, said: str) -> N
 
 
 def test_an_accelerator_makes_more_logits_at_once() -> None:
-    assert words_at_once(make_mesh(MeshConfig(), jax.devices()[:1])) == "auto"
-    tpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
-    at_once = words_at_once(cast(Any, tpu))
+    cpu = make_mesh(MeshConfig(), jax.devices()[:1])
+    assert words_at_once(cpu, 250_002) == "auto"
+    tpu = cast(
+        Any, SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
+    )
+    at_once = words_at_once(tpu, 250_002)
     assert isinstance(at_once, int)
     assert at_once > 4 * language._fitting(65_536, 250_002)
+    # Of a small vocabulary the loss itself takes more.
+    assert words_at_once(tpu, 30_522) == "auto"
+    assert language._fitting(65_536, 30_522) > at_once
+
+
+@pytest.mark.parametrize("config", [pytest.param(RETROMAE, marks=SLOW), ALONE])
+def test_tokens_at_once_change_nothing(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def few(mesh: Mesh, vocabulary: int) -> int:
+        asked.append(vocabulary)
+        return 3
+
+    for name in ("masked_lm", "retromae"):
+        module = sys.modules[f"m3jax.training.objectives.{name}"]
+        monkeypatch.setattr(module, "words_at_once", few)
+    found = run(config, MeshConfig(), 1)
+    assert set(asked) == {V}
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6),
+        found,
+        on_one(config),
+    )

@@ -22,9 +22,14 @@ def told() -> Iterator[threading.Event]:
 
 
 class Metadata:
-    """A metadata server: what it was asked, and what it says."""
+    """A metadata server: what it was asked, and what it says.
 
-    def __init__(self, failures: int = 0) -> None:
+    Args:
+        failures: numbers of the requests that it has no answer to; the notice is
+            given before the answer to the one after the last of them.
+    """
+
+    def __init__(self, *failures: int) -> None:
         self.asked: list[str] = []
         self.waited = threading.Event()
         self.preempted = threading.Event()
@@ -34,10 +39,12 @@ class Metadata:
         if flavor != "Google":
             return 403, "no Metadata-Flavor"
         self.asked.append(path)
-        if self.failures:
-            self.failures -= 1
+        if len(self.asked) in self.failures:
             return 503, "busy"
-        if "wait_for_change=true" in path:
+        if self.failures and len(self.asked) > max(self.failures):
+            self.preempted.set()
+        known = f"last_etag={int(self.preempted.is_set())}"
+        if "wait_for_change=true" in path and path.endswith(known):
             self.waited.set()
             assert self.preempted.wait(SECONDS)
         return 200, "TRUE\n" if self.preempted.is_set() else "FALSE\n"
@@ -49,6 +56,7 @@ def serve(server: Metadata) -> Iterator[str]:
         def do_GET(self) -> None:
             code, text = server.answer(self.path, self.headers["Metadata-Flavor"])
             self.send_response(code)
+            self.send_header("ETag", f"{int(server.preempted.is_set())}")
             self.end_headers()
             self.wfile.write(text.encode())
 
@@ -65,11 +73,16 @@ def serve(server: Metadata) -> Iterator[str]:
         http.server_close()
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notice, "_AGAIN", 0.01)
+    monkeypatch.setattr(notice, "_PAUSE", 0.01)
+
+
 def test_the_notice_becomes_sigterm(
     told: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Metadata(failures=1)
-    monkeypatch.setattr(notice, "_AGAIN", 0.01)
+    server = Metadata()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with serve(server) as host:
         monkeypatch.setenv("GCE_METADATA_HOST", host)
@@ -80,7 +93,21 @@ def test_the_notice_becomes_sigterm(
             assert told.wait(SECONDS)
     assert [path.partition("?")[0] for path in server.asked] == [
         "/computeMetadata/v1/instance/preempted"
-    ] * 3
+    ] * 2
+
+
+@pytest.mark.parametrize("failures", [(1,), (1, 2), (2,), (2, 3)])
+def test_a_notice_that_comes_while_the_server_does_not_answer(
+    failures: tuple[int, ...],
+    told: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Metadata(*failures)
+    with serve(server) as host:
+        monkeypatch.setenv("GCE_METADATA_HOST", host)
+        with notice.listen():
+            assert told.wait(SECONDS)
+    assert not server.waited.is_set(), "waited for what had come"
 
 
 def test_a_notice_given_before(

@@ -24,6 +24,8 @@ from m3jax.training.objectives.texts import WHOLE, SubBatches, parts, passages
 
 # FLOPs by bytes of v5p: 166, of v5e: 240; 6 FLOPs and some 40 bytes a weight and tile.
 _AT_ONCE = 1_024
+# Words of which the loss takes more by itself.
+_SMALL = 32_768
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,17 @@ def masked_lm(
     )
 
 
-def words_at_once(mesh: Mesh) -> int | Literal["auto"]:
+def words_at_once(mesh: Mesh, vocabulary: int) -> int | Literal["auto"]:
     """Tokens whose logits exist at once, on each device: the `tile` of a loss on words.
 
-    Each tile reads the table of all words, and its gradient, from memory. On a device
-    that multiplies hundreds of numbers while it reads one, so many tokens take as long
-    to multiply as the table takes to read; a CPU has fewer by the loss's own measure.
+    Each tile reads the table of all words, and its gradient, from memory. Where a
+    device multiplies hundreds of numbers while it reads one, 1,024 tokens take as long
+    to multiply as the table takes to read: of a large vocabulary, as many are taken as
+    that, at 4 KiB of logits a word. Else the loss's own measure holds, of 128 MiB.
 
     Args:
         mesh: the devices.
+        vocabulary: words.
 
     Returns:
         How many.
@@ -107,10 +111,11 @@ def words_at_once(mesh: Mesh) -> int | Literal["auto"]:
     Example:
         >>> from m3jax.core.mesh import make_mesh
         >>> from m3jax.core.mesh_config import MeshConfig
-        >>> words_at_once(make_mesh(MeshConfig(), jax.devices("cpu")[:1]))
+        >>> words_at_once(make_mesh(MeshConfig(), jax.devices("cpu")[:1]), 250_002)
         'auto'
     """
-    return "auto" if mesh.devices.flat[0].platform == "cpu" else _AT_ONCE
+    small = vocabulary <= _SMALL or mesh.devices.flat[0].platform == "cpu"
+    return "auto" if small else _AT_ONCE
 
 
 def with_masked_lm(
@@ -234,7 +239,7 @@ def _mean_loss(
     """Over the hidden tokens of all devices; 0 where there are none."""
     table, bias = head.table(encoder, params)
 
-    tile = words_at_once(mesh)
+    tile = words_at_once(mesh, len(table))
 
     def local(
         states: jax.Array, labels: jax.Array, table: jax.Array, bias: jax.Array

@@ -135,7 +135,7 @@ def retromae(
                 hidden,
                 told,
                 bias=bias,
-                tile=words_at_once(mesh),
+                tile=words_at_once(mesh, len(table)),
                 axis_name=BATCH_AXES,
             )
 

@@ -46,7 +46,7 @@ class UnifiedConfig:
     multivec_dtype: Literal["float32", "bfloat16"] = "float32"
     """In which token vectors travel and are multiplied, with float32 sums. bfloat16
     takes a sixth of the time on a TPU; rounding moves a cosine of 1,024 numbers by
-    about 1e-4."""
+    about 1e-4. The gradients of all devices are summed in float32."""
     dims: tuple[int, ...] = ()
     """Widths of the dense head for Matryoshka, ascending; none = the whole."""
     dim_weights: tuple[float, ...] = ()
@@ -134,6 +134,13 @@ def unified(
 
 def with_vectors(texts: Embeddings, dtype: jnp.dtype) -> Embeddings:
     """The same texts, their token vectors in another dtype; their gradient too.
+
+    Args:
+        texts: with or without token vectors.
+        dtype: the other one.
+
+    Returns:
+        The texts.
 
     Example:
         >>> from m3jax.core.types import Multivec
