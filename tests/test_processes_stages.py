@@ -38,7 +38,9 @@ _one = get_config
 
 def get_config():
     one = _one()
-    data = dataclasses.replace(one.data, reading=Dataset(fill="random"), negatives=2)
+    data = dataclasses.replace(
+        one.data, reading=Dataset(fill="random"), negatives=2, pair_length=16
+    )
     return dataclasses.replace(
         one,
         data=data,

@@ -209,6 +209,13 @@ def check(stage: Train) -> None:
             max(lengths),
         ),
         (
+            not isinstance(stage.model, RerankerConfig)
+            or data.pair_length <= encoder.max_length,
+            "data.pair_length",
+            f"at most {encoder.max_length} tokens, by model.encoder.max_positions",
+            data.pair_length,
+        ),
+        (
             isinstance(encoder, QwenConfig)
             or encoder.hidden % max(encoder.heads, 1) == 0,
             "model.encoder.heads",

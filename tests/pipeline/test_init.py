@@ -57,6 +57,10 @@ STAGE = Train(
         ({"lora": LoraConfig(rank=2, targets="nothing")}, "lora.targets"),
         ({"optimizer": OptimizerConfig(trainable="^sparse")}, "optimizer.trainable"),
         ({"init": str(GOLDEN / "reranker_xlmr")}, "found a reranker"),
+        (
+            {"model": RerankerConfig(), "objective": RerankingConfig()},
+            "data.pair_length: expected at most 64 tokens",
+        ),
     ],
 )
 def test_refused(changes: Any, said: str, tmp_path: Path) -> None:
