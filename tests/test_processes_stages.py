@@ -57,12 +57,10 @@ def found(run: Path, name: str) -> list[float]:
 def assert_same(run: Path, other: Path, stages: tuple[str, ...]) -> None:
     for stage in stages:
         own, its = run / stage, other / stage
-        losses = [found(x, "loss") for x in (own, its)]
-        assert len(losses[0]) == len(losses[1]) > 0
-        np.testing.assert_allclose(*losses, rtol=1e-4, err_msg=stage)
-        scores = [found(x, "dev/ndcg@10") for x in (own, its)]
-        assert scores[0]
-        np.testing.assert_allclose(*scores, atol=1e-6, err_msg=stage)
+        for name, rtol, atol in (("loss", 1e-4, 0.0), ("dev/ndcg@10", 0.0, 1e-6)):
+            ours, theirs = found(own, name), found(its, name)
+            assert len(ours) == len(theirs) > 0
+            np.testing.assert_allclose(ours, theirs, rtol, atol, err_msg=stage)
     first, second = (load_file(x / "model/model.safetensors") for x in (run, other))
     assert first.keys() == second.keys()
     for name, tensor in first.items():

@@ -1,7 +1,7 @@
 """Tables of what `pipeline.topology` found."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from m3jax.pipeline.stage import Train
@@ -103,7 +103,7 @@ def show(reports: Iterable[BucketReport], stage: Train, topology: str) -> None:
 def _tables(
     title: str,
     columns: tuple[str, ...],
-    rows: list[tuple[str, ...]],
+    rows: Sequence[tuple[str, ...]],
     width: int,
 ) -> Iterable[Any]:
     """One table, a bucket a row; on a narrow terminal several, a bucket a column."""

@@ -217,7 +217,8 @@ def test_token_vectors_in_bfloat16() -> None:
     )
     assert 1e-5 < np.abs(found - whole).max() < 1e-1
     rounded = [with_vectors(x, jnp.dtype("bfloat16")) for x in (query, passage)]
-    assert rounded[0].multivec.vectors.dtype == jnp.bfloat16
+    vectors = rounded[0].multivec
+    assert vectors is not None and vectors.vectors.dtype == jnp.bfloat16
     expected = losses.m3(
         *rounded,
         temperature=0.1,
