@@ -363,9 +363,9 @@ def test_an_accelerator_makes_more_logits_at_once() -> None:
     at_once = words_at_once(tpu, 250_002)
     assert isinstance(at_once, int)
     assert at_once > 4 * language._fitting(65_536, 250_002)
-    # Of a small vocabulary the loss itself takes more.
+    # Of a small vocabulary the loss itself takes as many.
     assert words_at_once(tpu, 30_522) == "auto"
-    assert language._fitting(65_536, 30_522) > at_once
+    assert language._fitting(65_536, 30_522) >= at_once
 
 
 @pytest.mark.parametrize("config", [pytest.param(RETROMAE, marks=SLOW), ALONE])
