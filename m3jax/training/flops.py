@@ -243,7 +243,8 @@ def maxsim(
         >>> maxsim(EmbeddingConfig(multivec=8), 1, 2, 3, 4)
         384.0
     """
-    return 2.0 * config.multivec * rows * query_length * passages * passage_length
+    width = config.multivec or 0
+    return 2.0 * width * rows * query_length * passages * passage_length
 
 
 def masked_words(
