@@ -67,8 +67,10 @@ class Writer:
         self._flushed = time.monotonic()
         started = SessionLog(status=SessionLog.START)  # forget what came after `step`
         self._event(step + evaluated, session_log=started)
-        for row in [] if evaluated else kept[-1:]:
-            self._event(step, summary=_summary(row))
+        for row in kept:
+            if not evaluated and row["step"] == step:  # forgotten with the evaluation
+                values = {name: x for name, x in row.items() if name != "step"}
+                self._event(step, summary=_summary(values))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add one line.

@@ -3,11 +3,15 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import (  # made at run time from a description
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import make_mesh
@@ -238,15 +242,30 @@ def test_metrics_go_on_where_the_state_does(tmp_path: Path) -> None:
     assert read(tmp_path) == []
 
 
+def events(path: Path) -> list[Any]:
+    """Records of a length, its sum of 4 bytes, an event, and its sum."""
+    found, data = [], path.read_bytes()
+    while data:
+        end = 12 + int.from_bytes(data[:8], "little")
+        found.append(Event.FromString(data[12:end]))
+        data = data[end + 4 :]
+    return found
+
+
 @pytest.mark.parametrize("evaluated", [True, False])
 def test_an_evaluation_that_comes_again_is_written_once(
     tmp_path: Path, evaluated: bool
 ) -> None:
     """A kill came between its line and the note in the checkpoint."""
-    writer = Writer(tmp_path, 0)
-    for step, values in ((1, {"dev/a": 1.0}), (2, {"loss": 2.0}), (2, {"dev/a": 3.0})):
-        writer.write(step, values)
-    writer.close()
-    Writer(tmp_path, 2, evaluated=evaluated).close()
     kept = [{"step": 1, "dev/a": 1.0}, {"step": 2, "loss": 2.0}]
-    assert read(tmp_path) == kept + [{"step": 2, "dev/a": 3.0}] * evaluated
+    again = {"step": 2, "dev/a": 3.0}
+    lines = [json.dumps(row) + "\n" for row in (*kept, again)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    Writer(tmp_path, 2, evaluated=evaluated).close()
+    assert read(tmp_path) == kept + [again] * evaluated
+    (made,) = (tmp_path / "tensorboard").iterdir()
+    # What comes from its first step on is forgotten, and the loss told again.
+    told = [
+        (event.step, [x.tag for x in event.summary.value]) for event in events(made)
+    ]
+    assert told[1:] == ([(3, [])] if evaluated else [(2, []), (2, ["loss"])])
