@@ -14,6 +14,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from m3jax.core.errors import InputError
 from m3jax.data.config import DataConfig, Dataset
 from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
@@ -25,6 +26,8 @@ from m3jax.training.optimizer import OptimizerConfig
 
 def get_config() -> dict[str, Train]:
     """Return the three stages."""
+    if VARIABLE not in os.environ:
+        raise InputError("a folder of data sets", "none", where=VARIABLE)
     folder = Path(os.environ[VARIABLE])
     data = DataConfig(
         train=str(folder / "arxiv_titles" / "train.jsonl.gz"),
