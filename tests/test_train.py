@@ -395,7 +395,7 @@ def test_sigterm_saves_and_leaves(
     undisturbed, _ = whole
     write_data(tmp_path)
     folder = tmp_path / "run" / "train" / "checkpoints"
-    words = ["--data.workers", "1"] if group else []
+    words = ["--data.workers", "1" if group else "0"]
     process = start(tmp_path, *words, new_group=group)
     deadline = time.time() + 200
     while not any("loss" in row for row in read(tmp_path / "run")):

@@ -147,30 +147,41 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
-def split_lookup(x: jax.Array) -> jax.Array:
-    """Keep rows just looked up in a table divided as the table is: by width over fsdp.
+def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of a table that fsdp divides by its width; every device looks up its part.
 
-    From there `split_rows` is one exchange between the devices of fsdp. Without this
-    step the compiler copies all rows to every device where data and fsdp are both used.
+    From there `split_rows` is one exchange between the devices of fsdp. Left to the
+    compiler, the table may be copied to every device, and its gradient summed whole.
 
     Args:
-        x: `[b l d]`.
+        table: `[v d]`.
+        ids: `[b l]`.
 
     Returns:
-        x, constrained under a mesh with automatic axes of these names that divide it.
+        `[b l d]`, its rows divided over data and its width over fsdp, under a mesh with
+        automatic axes of these names that divide them.
 
     Example:
-        >>> split_lookup(jax.numpy.ones((2, 1, 4))).shape
-        (2, 1, 4)
+        >>> look_up(jax.numpy.eye(3), jax.numpy.array([[2, 0]])).tolist()
+        [[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
     """
+
+    def local(table: jax.Array, ids: jax.Array) -> jax.Array:
+        return jax.numpy.take(table, ids, axis=0)
+
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if any(kinds.get(axis) != AxisType.Auto for axis in BATCH_AXES):
-        return x
+        return local(table, ids)
     rows, width = (mesh.shape[axis] for axis in BATCH_AXES)
-    if x.shape[0] % rows or x.shape[-1] % width:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec("data", None, "fsdp"))
+    if ids.shape[0] % rows or table.shape[-1] % width:
+        return local(table, ids)
+    between = (None,) * (ids.ndim - 1)
+    return jax.shard_map(
+        local,
+        in_specs=(PartitionSpec(None, "fsdp"), PartitionSpec("data")),
+        out_specs=PartitionSpec("data", *between, "fsdp"),
+    )(table, ids)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

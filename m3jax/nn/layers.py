@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from m3jax.core.mesh import split_lookup
+from m3jax.core.mesh import look_up
 from m3jax.core.types import Params, Tokens
 
 Dtype = Literal["float32", "bfloat16"]
@@ -79,7 +79,7 @@ class Embed(nn.Module):
         """Look rows up."""
         start = nn.initializers.normal(0.02)
         table = self.param("embedding", start, (self.rows, self.features))
-        x = split_lookup(jnp.take(table, ids, axis=0).astype(self.dtype))
+        x = look_up(table, ids).astype(self.dtype)
         if pair := low_rank_pair(self.variables["params"]):
             a, b, scale = pair
             x = x + _times(jnp.take(a, ids, axis=0).astype(self.dtype), None, b, scale)

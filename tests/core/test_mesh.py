@@ -1,9 +1,19 @@
+import re
+
 import jax
+import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from m3jax.core.errors import InputError
-from m3jax.core.mesh import batch_shards, make_mesh, shardings
+from m3jax.core.mesh import (
+    batch_shards,
+    look_up,
+    make_mesh,
+    replicated,
+    shardings,
+    split_rows,
+)
 from m3jax.core.mesh_config import MeshConfig
 from m3jax.nn.bert import SHARDING
 from m3jax.nn.embedding import EmbeddingModule, init
@@ -54,3 +64,29 @@ def test_an_axis_that_does_not_divide_is_named() -> None:
     assert "fsdp=8" in str(error.value) and "found 12" in str(error.value)
     with pytest.raises(InputError, match="no match"):
         shardings(mesh, params, {"kernel": PartitionSpec()})
+
+
+@pytest.mark.parametrize("rows", [8, 6])  # 6: data does not divide them
+@pytest.mark.parametrize("data", [1, 2, 4, 8])
+def test_a_table_is_looked_up_where_it_lies(data: int, rows: int) -> None:
+    mesh = make_mesh(MeshConfig(data=data, fsdp=-1))
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(100, 16)).astype(np.float32)
+    ids = rng.integers(0, 100, size=(rows, 5))
+    weights = rng.normal(size=(rows, 5, 16)).astype(np.float32)
+
+    def on_mesh(table: jax.Array, ids: jax.Array) -> jax.Array:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return (split_rows(look_up(table, ids)) * weights).sum()
+
+    in_order = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    placed = jax.device_put(table, in_order), jax.device_put(ids, replicated(mesh))
+    step = jax.jit(jax.value_and_grad(on_mesh), out_shardings=(None, in_order))
+    found, gradient = step(*placed)
+    np.testing.assert_allclose(found, (table[ids] * weights).sum(), rtol=1e-4)
+    expected = np.zeros_like(table)
+    np.add.at(expected, ids, weights)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+    if rows == 8:  # the compiler copies neither the table nor rows
+        text = step.lower(*placed).compile().as_text()
+        assert not re.search(r"= f32\S+ all-gather\(", text)
