@@ -76,8 +76,13 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
         if kills < 10 and process.poll() is None:
             stages.add(sum(map(bool, losses(folder))))
             which = signal.SIGKILL if rng.random() < 0.7 else signal.SIGTERM
+            begun = (folder / "run" / "lineage.json").exists()
             os.kill(process.pid, which)
-            process.communicate(timeout=200)
+            said = "".join(x or "" for x in process.communicate(timeout=200))
+            if which == signal.SIGTERM and begun:
+                assert process.returncode == 0, said
+                done = (folder / "run" / "results.json").exists()
+                assert done or "preempted: " in said
             kills += 1
             continue
         finish(process)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import inspect
 import io
@@ -235,6 +236,9 @@ this name. Did you mean --top-k?
 def to_dict(config: Any) -> Any:
     """Turn a config into JSON values; a function becomes its qualified name.
 
+    Raises:
+        InputError: a callable without a name, which could not be told from another.
+
     Example:
         >>> from m3jax.core.mesh_config import MeshConfig
         >>> to_dict(MeshConfig())
@@ -249,8 +253,18 @@ def to_dict(config: Any) -> Any:
         return {str(key): to_dict(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
         return [to_dict(value) for value in config]
+    if isinstance(config, functools.partial):
+        parts = {"function": config.func, "args": config.args}
+        return to_dict(parts | {"keywords": config.keywords})
     if callable(config):
-        return f"{config.__module__}.{config.__qualname__}"
+        name = getattr(config, "__qualname__", "")
+        if not name:
+            raise InputError(
+                "a function, or functools.partial of one",
+                f"an object of type {type(config).__qualname__}",
+                where="config",
+            )
+        return f"{config.__module__}.{name}"
     return config
 
 

@@ -152,6 +152,25 @@ def _check_rows(sets: Sequence[TrainingSet], lengths: Sequence[Lengths]) -> None
             )
 
 
+def check_longest(longest: int, edges: Sequence[int]) -> None:
+    """Refuse texts that are longer than the last bucket whose size is given.
+
+    Args:
+        longest: tokens of the longest text.
+        edges: lengths of the buckets, ascending.
+
+    Raises:
+        InputError: with both.
+    """
+    if longest > edges[-1]:
+        raise InputError(
+            f"a bucket with its size for texts of {longest} tokens",
+            f"buckets up to {edges[-1]}",
+            where="data.buckets",
+            do="Lower data.query_length and data.passage_length.",
+        )
+
+
 def _shapes(
     config: DataConfig, lengths: Sequence[Lengths], multiple: int
 ) -> tuple[tuple[Shape, ...], tuple[int, ...]]:
@@ -165,14 +184,7 @@ def _shapes(
         shapes = find_shapes(lengths, config.shapes, multiple=config.length_multiple)
     if not given:
         return shapes, tuple(_size(config, lengths, one, multiple) for one in shapes)
-    longest = shapes[-1].passage_length
-    if longest > edges[-1]:
-        raise InputError(
-            f"a bucket with its size for texts of {longest} tokens",
-            f"buckets up to {edges[-1]}",
-            where="data.buckets",
-            do="Lower --data.query-length and --data.passage-length.",
-        )
+    check_longest(shapes[-1].passage_length, edges)
     sizes = dict(zip(edges, given, strict=True))
     return shapes, tuple(sizes[shape.passage_length] for shape in shapes)
 

@@ -110,6 +110,6 @@ def backward(stage: Train) -> float:
         return 1.0  # the gradient goes through, and to the small pairs alone
     module = trained.module(stage)
     shapes = jax.eval_shape(lambda: starting(module)(jax.random.key(0), None))
-    moves = tree.paths(moving(shapes, trained.trainable(stage)))
+    moves = tree.paths(moving(shapes, trained.trainable(stage), stage.optimizer.groups))
     encoder = any(found for name, found in moves.items() if name.startswith("encoder."))
     return 2.0 if encoder else 0.0

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,13 @@ def check_data(stage: Train, data: Data) -> None:
                 "graded pairs",
                 where=f"data.{name}",
             )
+    if stage.patience and data.dev is None:
+        raise InputError(
+            "a dev set, whose scores say when to stop",
+            "none",
+            where="patience",
+            do="Give one with data.dev; only pairs can be held out of training data.",
+        )
     taught = ContrastiveConfig | UnifiedConfig | RerankingConfig
     for one in data.sets:
         if one.config.teacher_scores and not isinstance(stage.objective, taught):
@@ -87,7 +94,7 @@ def planned(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def check_plan(path: Path, plan: Plan) -> None:
+def check_plan(path: Path, plan: Plan, beside: Mapping[str, int]) -> None:
     """Keep what the first start planned; refuse to go on with other batches.
 
     Several processes have to have planned the same.
@@ -95,11 +102,12 @@ def check_plan(path: Path, plan: Plan) -> None:
     Args:
         path: where it is kept.
         plan: of this start.
+        beside: what else has to stay: name -> number.
 
     Raises:
         InputError: with what differs.
     """
-    now = json.loads(json.dumps(plan.facts()))
+    now = json.loads(json.dumps({**plan.facts(), **beside}))
     do = "It follows from the data: see that all processes read the same files."
     distributed.require_same({f"batches, {k}": x for k, x in now.items()}, do=do)
     if old := planned(path):
@@ -114,6 +122,20 @@ def check_plan(path: Path, plan: Plan) -> None:
             )
     elif distributed.first():
         files.write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def by_devices(stage: Train, mesh: Mesh) -> dict[str, int]:
+    """Devices, where the loss goes by their number, as FlagEmbedding's does.
+
+    Example:
+        >>> from m3jax.core.mesh import make_mesh
+        >>> by_devices(Train(), make_mesh(Train().mesh))
+        {}
+    """
+    objective = stage.objective
+    if not isinstance(objective, UnifiedConfig) or objective.compat == "none":
+        return {}
+    return {f"data x fsdp, because of compat {objective.compat}": batch_shards(mesh)}
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -145,6 +167,13 @@ def _make(
         stage.data, sets, seed=stage.seed, multiple=multiple, sizes=sizes
     )
     steps = steps_of(stage, plan)
+    if (warmup := stage.optimizer.warmup_steps or 0) > steps:
+        raise InputError(
+            f"at most the {steps:,} updates that the data makes",
+            f"{warmup:,}",
+            where="optimizer.warmup_steps",
+            do="A share of them, whatever they are, is optimizer.warmup.",
+        )
     words = word_starts(tokenizer) if masks_words(stage.objective) else None
     return _Made(sets, plan, steps, build(stage, mesh, words, steps))
 
@@ -226,7 +255,7 @@ def fit(
     begun = planned(folder / "plan.json")
     made = _make(stage, data, learner, tokenizer, mesh, begun.get("sizes"))
     sets, plan, steps, built = made.sets, made.plan, made.steps, made.built
-    check_plan(folder / "plan.json", plan)
+    check_plan(folder / "plan.json", plan, by_devices(stage, mesh))
     dev = data.dev
     metric = None if dev is None else f"dev/{selects(dev, stage.objective)}"
     checkpoints = Checkpoints(folder / "checkpoints", metric, stage.checkpoints)
@@ -286,36 +315,34 @@ def fit(
     evaluators = {}
     if dev is not None:
         evaluators["dev"] = lambda params, step: learner.score(params, dev)
-    # Whatever happens, the workers end before this process does.
-    with (
-        contextlib.closing(stream),
-        contextlib.closing(writer),
-        preemption.watch() as stop,
-    ):
-        end = train(
-            state,
-            step,
-            map(ready, stream),
-            Loop(
-                steps=steps,
-                evaluate_every=stage.evaluate_every,
-                about={"config": configs.to_dict(stage)},
-                checkpoint_every=stage.checkpoint_every,
-                patience=stage.patience,
-                folder=folder,
-                profile=profile,
-                flops_per_step=counting.of_batches(stage, mesh, reads),
-                peak_flops=counting.peak(mesh),
-            ),
-            evaluators=evaluators,
-            checkpoints=checkpoints,
-            writer=writer,
-            stop=stop,
-        )
-        if end.reason == "preempted":
-            writer.flush()
-            preemption.leave(int(end.state.step))
-    best, params = checkpoints.restore_best(end.state)
-    checkpoints.close()
+    loop = Loop(
+        steps=steps,
+        evaluate_every=stage.evaluate_every,
+        about={"config": configs.to_dict(stage)},
+        checkpoint_every=stage.checkpoint_every,
+        patience=stage.patience,
+        folder=folder,
+        profile=profile,
+        flops_per_step=counting.of_batches(stage, mesh, reads),
+        peak_flops=counting.peak(mesh),
+    )
+    with preemption.watch() as stop:
+        # Whatever happens, the workers end before this process does.
+        with contextlib.closing(stream), contextlib.closing(writer):
+            end = train(
+                state,
+                step,
+                map(ready, stream),
+                loop,
+                evaluators=evaluators,
+                checkpoints=checkpoints,
+                writer=writer,
+                stop=stop,
+            )
+            if end.reason == "preempted":
+                writer.flush()
+                preemption.leave(int(end.state.step))
+        best, params = checkpoints.restore_best(end.state)
+        checkpoints.close()
     beside = jax.eval_shape(built.objective.auxiliary, jax.random.key(0))
     return best, {name: x for name, x in params.items() if name not in beside}

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import batch_shards, make_mesh
 from m3jax.core.types import Reads
-from m3jax.data import presets
+from m3jax.data import batching, presets
 from m3jax.data.prompts import Prompts
 from m3jax.data.shapes import Shape
 from m3jax.data.training_sets import datasets
@@ -197,7 +197,8 @@ def buckets(
         budget are multiples of what the devices ask for.
 
     Raises:
-        InputError: a size that the devices do not divide.
+        InputError: a size that the devices do not divide, or texts longer than the last
+            bucket whose size is given.
 
     Example:
         >>> from m3jax.core.mesh_config import MeshConfig
@@ -221,12 +222,15 @@ def buckets(
     query = max([data.query_length, *(x for x in own["query"] if x)])
     if reads != "together":
         length = max([length, *(x for x in own["passage"] if x)])
-    edges = edges or (length,)
     longest = max(query * alone, length)
+    if edges and sizes:
+        batching.check_longest(longest, edges)
+    elif edges and longest > edges[-1]:
+        edges = (*edges, longest)  # which longer rows get
     used = [i for i in range(len(edges)) if i == 0 or edges[i - 1] < longest]
+    shapes = [Shape(min(query, edges[i]) * alone, edges[i]) for i in used]
     found = []
-    for i in used:
-        shape = Shape(min(query, edges[i]) * alone, edges[i])
+    for i, shape in enumerate(shapes or [Shape(query * alone, length)]):
         if sizes:
             rows = sizes[i]
         elif data.batch_tokens:

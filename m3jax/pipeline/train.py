@@ -234,17 +234,21 @@ def _train(
     learner = _agreeing(make_learner(stage, tokenizer, mesh))
     sets = {"dev": data.dev, "test": data.test}
     measured = {name: each for name, each in sets.items() if each is not None}
-    step, params = fit.fit(
-        stage,
-        data,
-        learner,
-        tokenizer,
-        mesh,
-        logs=one.logs,
-        folder=one.folder,
-        given=None if origin is None else origin.read,
-        profile=profile,
-    )
+
+    def fitted(one: Resolved) -> tuple[int, Params]:
+        return fit.fit(
+            stage,
+            data,
+            learner,
+            tokenizer,
+            mesh,
+            logs=one.logs,
+            folder=one.folder,
+            given=None if origin is None else origin.read,
+            profile=profile,
+        )
+
+    step, params = _at(one, stages, fitted)
     lines = read(one.logs) if distributed.first() else []
     results = {
         name: {

@@ -10,6 +10,8 @@ from m3jax.pipeline.stage import Train
 from m3jax.training.objectives.make import trained_heads
 from m3jax.training.optimizer import OptimizerConfig, all_but
 
+_WHOLE_HEADS = ("classifier", "mlp_head", "mlm", "decoder")
+
 
 def module(stage: Train) -> EmbeddingModule | RerankerModule:
     """The Linen module of a stage.
@@ -29,11 +31,13 @@ def pairs(stage: Train) -> LoraConfig | None:
 
 
 def trainable(stage: Train) -> str:
-    """What is trained: by the config, else low-rank pairs, else what the loss sees."""
+    """What is trained: by the config, else pairs and heads, else what the loss sees."""
     if stage.optimizer.trainable:
         return stage.optimizer.trainable
-    if stage.lora.rank:  # and what an objective trains beside the model
-        return rf"{lora.TRAINABLE}|^(mlm|decoder)\."
+    if stage.lora.rank:
+        # Heads are small, and may be new; some are only for the objective.
+        heads = (*trained_heads(stage.objective), *_WHOLE_HEADS)
+        return rf"{lora.TRAINABLE}|^({'|'.join(heads)})\."
     if not isinstance(stage.model, EmbeddingConfig):
         return ""
     # Heads without a gradient would only decay.

@@ -27,6 +27,19 @@ T = TypeVar("T")
 _NO_METRICS = "its metrics cannot be read; it may have been on the way to be deleted"
 
 
+class _Manager(ocp.CheckpointManager):
+    """A manager that does not ask whether the job is to end.
+
+    It would ask with numbers of steps, and jax keeps one count for the process: that of
+    `preemption.watch`, which goes on from stage to stage.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: the loop asks, and saves."""
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one stage: the last ones, and the best by the dev metric.
 
@@ -69,7 +82,7 @@ class Checkpoints:
             keep.append(checkpoint_managers.BestN(get_metric_fn=self._value, n=1))
         with _disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            return ocp.CheckpointManager(
+            return _Manager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),

@@ -43,8 +43,8 @@ def _tpu(
 # TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "system architecture": HBM, peak
 # compute, HBM and interconnect bandwidth of a chip; memory in units of 10^9, which is
 # the cautious reading. Links in one direction: "How to Scale Your Model", part 2.
-# GPU: NVIDIA's data sheets of A100, H100 SXM and H200 SXM, without sparsity; float32
-# without TF32. Their links differ by machine and are not told.
+# GPU: NVIDIA's data sheets of A100, H100 and H200 (SXM, PCIe, NVL), without sparsity;
+# float32 without TF32. Their links differ by machine and are not told.
 CHIPS = {
     "v4": _tpu("v4", 32e9, 275e12, 1.228e12, 6, 45e9),
     "v5e": _tpu("v5e", 16e9, 197e12, 0.819e12, 4, 45e9),
@@ -54,6 +54,9 @@ CHIPS = {
     "a100-80": Chip("a100-80", 80e9, 312e12, 19.5e12, 2.039e12),
     "h100": Chip("h100", 80e9, 989e12, 67e12, 3.35e12),
     "h200": Chip("h200", 141e9, 989e12, 67e12, 4.8e12),
+    "h100-pcie": Chip("h100-pcie", 80e9, 756e12, 51e12, 2.0e12),
+    "h100-nvl": Chip("h100-nvl", 94e9, 835e12, 60e12, 3.9e12),
+    "h200-nvl": Chip("h200-nvl", 141e9, 835e12, 60e12, 4.8e12),
 }
 # Words of what JAX calls a device (`device_kind`); the first that is found holds.
 _KINDS = {
@@ -69,6 +72,12 @@ _KINDS = {
     "a100-pcie-40": "a100-40",
     "a100-40": "a100-40",
     "a100": "a100-80",
+    "h100 pcie": "h100-pcie",
+    "h100-pcie": "h100-pcie",
+    "h100 nvl": "h100-nvl",
+    "h100-nvl": "h100-nvl",
+    "h200 nvl": "h200-nvl",
+    "h200-nvl": "h200-nvl",
     "h100": "h100",
     "h200": "h200",
 }

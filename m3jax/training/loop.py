@@ -264,8 +264,9 @@ def _read(done: _Dispatched, saved: int, folder: Path | None) -> dict[str, float
                 f"a finite {name}",
                 f"{values[name]}",
                 where=f"step {done.step}",
-                do=f"{kept}; start anew (--fresh) with a lower "
-                f"--optimizer.learning-rate, or look at the rows of its batch{rows}.",
+                do=f"{kept}; train with a lower optimizer.learning_rate, in another "
+                "--run-dir or anew with --fresh, which removes earlier stages too; or "
+                f"look at the rows of its batch{rows}.",
             )
     return values
 

@@ -53,7 +53,7 @@ class OptimizerConfig:
     Without use in the others."""
     trainable: str = ""
     """Regex of the parameters that are trained, e.g. "^(sparse|multivec)" for the heads
-    alone; by default all, or with LoRA its pairs."""
+    alone; by default all, or with LoRA its pairs and the heads."""
     name: Literal["adamw", "adafactor", "lion", "lamb", "sgd"] = "adamw"
     """The rule. The learning rate of each is absolute: adafactor does not multiply it
     by the size of a parameter."""

@@ -30,7 +30,8 @@ def watch() -> Iterator[Stop]:
     """Listen for SIGTERM, by which schedulers say that a process is to end.
 
     One process takes note of it and does not die. Of several, jax listens in each and
-    they agree on a step; that needs `jax.distributed.initialize`.
+    they agree on a step; that needs `jax.distributed.initialize`. A signal that nobody
+    has asked about when the block ends is raised again there.
 
     Yields:
         A function to ask after every step: (step) -> whether to save and stop there,
@@ -56,13 +57,23 @@ def watch() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield never  # Python lets only the main thread listen
         return
-    told = threading.Event()
+    told, answered = threading.Event(), threading.Event()
+
+    def asked(step: int) -> bool:
+        del step
+        if told.is_set():
+            answered.set()
+        return told.is_set()
+
     # A second one changes nothing: some send it to a process and then to its group.
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     try:
-        yield lambda step: told.is_set()
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
+    if told.is_set() and not answered.is_set():
+        # It came when no step was left to ask after.
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

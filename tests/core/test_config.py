@@ -1,4 +1,7 @@
 import dataclasses
+import functools
+import math
+import operator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +130,16 @@ def test_difference_names_every_field() -> None:
         "a: 1 -> None",
         "b: None -> {'c': 2}",
     ]
+
+
+def test_functions_are_told_by_name_and_arguments() -> None:
+    made = functools.partial(math.pow, 2.0, exp=[3])
+    assert config.to_dict({"f": made, "g": math.pow}) == {
+        "f": {"function": "math.pow", "args": [2.0], "keywords": {"exp": [3]}},
+        "g": "math.pow",
+    }
+    with pytest.raises(InputError, match=r"expected a function.* of type itemgetter"):
+        config.to_dict(operator.itemgetter(1))
 
 
 @dataclasses.dataclass(frozen=True)

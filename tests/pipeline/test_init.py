@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from m3jax.core import tree
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import make_mesh
 from m3jax.core.mesh_config import MeshConfig
@@ -20,7 +22,8 @@ from m3jax.nn.bert import BertConfig
 from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.reranker import RerankerConfig
-from m3jax.pipeline.fit import check_plan, planned
+from m3jax.pipeline import trained
+from m3jax.pipeline.fit import by_devices, check_plan, planned
 from m3jax.pipeline.origin import in_shape_of, open_origin, overruled
 from m3jax.pipeline.stage import Train
 from m3jax.pipeline.stages import resolve
@@ -31,7 +34,9 @@ from m3jax.training.objectives import (
     MomentumConfig,
     RerankingConfig,
 )
-from m3jax.training.optimizer import OptimizerConfig
+from m3jax.training.objectives.unified import UnifiedConfig
+from m3jax.training.optimizer import OptimizerConfig, moving
+from m3jax.training.state import starting
 from tests.mixtures import write_beir
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -219,6 +224,40 @@ def test_data_that_the_stage_cannot_take(
         run_stages({"train": stage}, tmp_path / "run")
 
 
+@pytest.mark.filterwarnings("ignore:.*held out")
+def test_patience_needs_a_dev_set(tmp_path: Path) -> None:
+    """Told before anything is trained: graded pairs cannot be held out."""
+    graded = rows(tmp_path, "sentence1", "sentence2", "score")
+    data = dataclasses.replace(STAGE.data, train=graded)
+    late = dataclasses.replace(STAGE, init=None, data=data, patience=2)
+    with pytest.raises(InputError, match="late: patience: expected a dev set"):
+        run_stages({"first": STAGE, "late": late}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_warm_up_than_updates(tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(warmup_steps=10_000)
+    stage = dataclasses.replace(STAGE, optimizer=optimizer, epochs=1.0)
+    with pytest.raises(InputError, match=r"warmup_steps: expected at most the \d+ upd"):
+        run_stages({"train": stage}, tmp_path / "run")
+
+
+@pytest.mark.parametrize("objective", [RerankingConfig(), UnifiedConfig()])
+def test_with_low_rank_pairs_new_heads_are_trained(objective: Any) -> None:
+    encoder = tiny_config(layers=1).encoder
+    model: Any = RerankerConfig(encoder)
+    if isinstance(objective, UnifiedConfig):
+        model = EmbeddingConfig(encoder, sparse=True, multivec=8)
+    stage = Train(model=model, objective=objective, lora=LoraConfig(rank=2))
+    start = starting(trained.module(stage), trained.pairs(stage))
+    shapes = jax.eval_shape(lambda: start(jax.random.key(0), None))
+    moves = tree.paths(moving(shapes, trained.trainable(stage)))
+    for name, moved in moves.items():
+        pair = name.endswith(("lora_a", "lora_b"))
+        assert moved == (pair or not name.startswith("encoder.")), name
+    assert any(not name.startswith("encoder.") for name in moves)
+
+
 def test_a_run_goes_on_with_the_batches_it_began_with(tmp_path: Path) -> None:
     plans = []
     for size in (4, 8):
@@ -227,10 +266,24 @@ def test_a_run_goes_on_with_the_batches_it_began_with(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     assert planned(path) == {}
     for _ in range(2):
-        check_plan(path, plans[0])
+        check_plan(path, plans[0], {})
         assert planned(path)["sizes"] == [4]
     with pytest.raises(InputError, match=r"a change of sizes: .4. -> .8.\. Sizes of"):
-        check_plan(path, plans[1])
+        check_plan(path, plans[1], {})
+
+
+def test_a_loss_that_goes_by_the_devices_keeps_their_number(tmp_path: Path) -> None:
+    lengths = Lengths(np.full(9, 3), np.full(9, 3))
+    plan = make_plan([lengths], shapes=[Shape(3, 3)], sizes=[4], seed=0)
+    meshes = [make_mesh(MeshConfig(), jax.devices()[:n]) for n in (4, 2)]
+    for compat in ("none", "flagembedding"):
+        stage = dataclasses.replace(STAGE, objective=UnifiedConfig(compat=compat))
+        path = tmp_path / compat
+        check_plan(path, plan, by_devices(stage, meshes[0]))
+        if compat == "none":
+            check_plan(path, plan, by_devices(stage, meshes[1]))
+    with pytest.raises(InputError, match=r"compat flagembedding: 4 -> 2"):
+        check_plan(path, plan, by_devices(stage, meshes[1]))
 
 
 def test_a_prompt_leaves_room_for_the_query(tmp_path: Path) -> None:

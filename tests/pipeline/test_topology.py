@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax
 import pytest
 from rich.console import Console
 
+from m3jax import train
+from m3jax.core import cli
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import make_mesh
 from m3jax.core.mesh_config import MeshConfig
@@ -22,7 +25,8 @@ from m3jax.pipeline.stage import Train
 from m3jax.testing import tiny_config
 from m3jax.training import flops
 from m3jax.training.abstract import abstract_batch
-from m3jax.training.chips import CHIPS
+from m3jax.training.chips import CHIPS, find
+from m3jax.training.groups import Group
 from m3jax.training.objectives import (
     ContrastiveConfig,
     MaskedLMConfig,
@@ -98,6 +102,18 @@ def test_buckets_of_a_preset() -> None:
     ]
 
 
+def test_texts_beyond_the_last_bucket() -> None:
+    """Rows get a shape of their own, as in training."""
+    mesh = make_mesh(MeshConfig())
+    found = topology.buckets(stage(buckets=(16, 24)), mesh)
+    assert [shape for shape, _ in found] == [Shape(8, 16), Shape(8, 24), Shape(8, 32)]
+    sized = stage(buckets=(16, 24), bucket_sizes=(32, 16))
+    with pytest.raises(InputError, match=r"size for texts of 32 tokens, found .*24"):
+        topology.buckets(sized, mesh)
+    long = stage(query_length=64)
+    assert topology.buckets(long, mesh) == [(Shape(64, 32), 16)]
+
+
 def test_a_token_budget_and_sub_batches() -> None:
     config = stage(batch_tokens=1_000, negatives=1)
     config = dataclasses.replace(config, sub_batches=SubBatches(count=1))
@@ -114,15 +130,18 @@ def test_heads_alone_need_no_backward_pass_of_the_encoder() -> None:
     full = dataclasses.replace(stage(), model=model)
     heads = OptimizerConfig(trainable="^sparse")
     others = OptimizerConfig(trainable=r"^(?!(sparse)\.)")
+    frozen = OptimizerConfig(groups=(Group("^encoder", freeze=True),))
     found = {
         name: counting.count(one, shape, 16, mesh, group=1).model
         for name, one in {
             "all": full,
             "heads": dataclasses.replace(full, optimizer=heads),
             "others": dataclasses.replace(full, optimizer=others),
+            "frozen": dataclasses.replace(full, optimizer=frozen),
         }.items()
     }
     assert found["all"] == found["others"] == 3 * found["heads"]
+    assert found["frozen"] == found["heads"]
 
 
 def test_only_published_models_have_sizes() -> None:
@@ -241,16 +260,27 @@ def test_a_later_stage_has_the_shape_of_the_one_before() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_what_does_not_fit_is_exit_code_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert topology.tell({"train": stage()}, "v5e:4x2", as_json=True, config="a.py")
+    path = tmp_path / "a.py"
+    path.write_text(
+        "from tests.pipeline.test_topology import stage\n"
+        "def get_config():\n    return stage()\n"
+    )
+
+    def call(*words: str) -> int | str | None:
+        words = ("--config", str(path), "--topology", "v5e:4x2", *words)
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.run(train.main)
+        return end.value.code
+
+    assert not call("--json")
     told = json.loads(capsys.readouterr().out)
     assert told["train"][0]["fits"]
     tiny = dataclasses.replace(CHIPS["v5e"], memory=1.0)
     monkeypatch.setattr(topology.chips, "find", lambda _: tiny)
-    assert not topology.tell(
-        {"train": stage()}, "v5e:4x2", as_json=False, config="a.py"
-    )
+    assert call() == 1
     assert "lack" in capsys.readouterr().out
 
 
@@ -281,3 +311,19 @@ def test_a_slice_of_tpus() -> None:
     assert one.fits and one.chip is CHIPS["v5e"] and one.chips == 8
     assert one.sent["all-reduce"] > 0
     assert 0 < one.mfu < 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+    ],
+)
+def test_relatives_of_a_chip_are_told_apart(kind: str, name: str) -> None:
+    assert find(kind).name == name

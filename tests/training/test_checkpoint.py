@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from tensorboardX.proto.event_pb2 import (  # made at run time from a description
     Event,  # pyright: ignore[reportAttributeAccessIssue]
 )
@@ -39,6 +40,22 @@ def at(state: TrainState, step: int) -> TrainState:
     """The state as it might be after some steps."""
     params = jax.tree.map(lambda x: x + step, state.params)
     return TrainState(jnp.int32(step), params, state.opt_state, state.extra, state.rng)
+
+
+def test_it_leaves_the_count_of_preemption_to_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told steps too, jax would agree on a number that no stage comes to."""
+    told: list[int] = []
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda n: bool(told.append(n))
+    )
+    _, state = build(MeshConfig(), 1)
+    checkpoints = Checkpoints(tmp_path / "c", None)
+    for step in (7, 8):
+        checkpoints.save(at(state, step), {}, {})
+    checkpoints.close()
+    assert (tmp_path / "c" / "8").is_dir() and told == []
 
 
 def assert_same(one: TrainState, two: TrainState) -> None:

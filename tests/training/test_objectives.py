@@ -187,6 +187,25 @@ def test_contrastive_is_the_sum_that_it_says() -> None:
     np.testing.assert_array_equal(found.weight, one.where[:, 0])
 
 
+def test_graded_pairs_at_every_width() -> None:
+    config = dataclasses.replace(DENSE, dims=(4, 16), dim_weights=(0.3, 1.0))
+    one = batch(0, together=False, beside=("label",))
+    made, query, passage = embeddings(config, one)
+    found, _, _ = terms(config, made, one)
+    expected = 0.0
+    for dim, weight in ((4, 0.3), (16, 1.0)):
+        one_side, other = (x[..., :dim] for x in (query.dense, passage.dense[:, 0]))
+        cosine = (one_side * other).sum(-1)
+        cosine /= jnp.linalg.norm(one_side, axis=-1) * jnp.linalg.norm(other, axis=-1)
+        expected += weight * losses.cosent(
+            cosine,
+            one.label,
+            temperature=config.graded_temperature,
+            where=one.where[:, 0],
+        )
+    np.testing.assert_allclose(found.loss, np.full(SIZE, expected), rtol=1e-5)
+
+
 def test_distillation_starts_at_its_step() -> None:
     config = UnifiedConfig(temperature=0.1, distill_from=5)
     one = batch(0, together=False, beside=())

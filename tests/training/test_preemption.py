@@ -40,3 +40,12 @@ def test_in_the_loop_it_waits_for_the_step(ended: list[int]) -> None:
             pass
         signal.raise_signal(signal.SIGTERM)
     assert ended == [0]
+
+
+def test_what_comes_after_the_last_step_is_not_forgotten(ended: list[int]) -> None:
+    with preemption.leaving():
+        with preemption.watch() as stop:
+            assert not stop(1)
+            signal.raise_signal(signal.SIGTERM)  # in the last evaluation
+            assert not ended
+        assert ended == [0]

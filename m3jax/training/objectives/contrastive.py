@@ -181,14 +181,21 @@ def watched(found: losses.Contrast) -> dict[str, jax.Array]:
 def _graded(
     query: jax.Array, passage: jax.Array, batch: Batch, config: ContrastiveConfig
 ) -> Terms:
+    def cosent(query: jax.Array, passage: jax.Array, *, where: jax.Array) -> jax.Array:
+        return losses.cosent(
+            scores.dense_pairs(query, passage[:, 0]),
+            batch.label,
+            temperature=config.graded_temperature,
+            axis_name=BATCH_AXES,
+            where=where[:, 0],
+        )
+
+    nested = cosent
+    if config.dims:
+        weights = config.dim_weights or None
+        nested = losses.matryoshka(cosent, config.dims, weights)
+    loss = nested(query, passage, where=batch.where)
     cosine = scores.dense_pairs(query, passage[:, 0])
-    loss = losses.cosent(
-        cosine,
-        batch.label,
-        temperature=config.graded_temperature,
-        axis_name=BATCH_AXES,
-        where=batch.where[:, 0],
-    )
     # One number for the batch: with every row it has the same weight.
     each = jnp.broadcast_to(loss, cosine.shape)
     return Terms(each, batch.where[:, 0].astype(jnp.float32), {"cosine": cosine})
