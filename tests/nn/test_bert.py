@@ -86,9 +86,7 @@ WAYS = [("none", 2), ("none", 8), ("full", 1), ("dots", 1), ("full", 4), ("dots"
     ("remat", "sub_batches", "dropout"),
     [
         ("none", 8, False),
-        ("none", 2, True),
         ("full", 4, True),
-        ("dots", 2, False),
         *(
             pytest.param(*way, dropout, marks=pytest.mark.slow)
             for way in WAYS

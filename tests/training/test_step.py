@@ -81,7 +81,7 @@ def truth():
 @pytest.mark.parametrize(
     ("mesh", "devices", "sub_batches"),
     [
-        (MeshConfig(), 1, 4),
+        pytest.param(MeshConfig(), 1, 4, marks=pytest.mark.slow),
         pytest.param(MeshConfig(), 2, 1, marks=pytest.mark.slow),
         pytest.param(MeshConfig(), 8, 1, marks=pytest.mark.slow),
         pytest.param(MeshConfig(), 8, 2, marks=pytest.mark.slow),
