@@ -7,7 +7,7 @@ Hardware: TPU v5p-64 (32 chips); published: 24 A800 of 80 GB. Time and score of 
 config are not measured. Published: MIRACL nDCG@10 69.2 dense, 53.9 sparse, 70.5
 multi-vector, 71.5 together.
 Data: rows {"query": "...", "pos": ["..."], "neg": [7 or more]}, and with a teacher
-pos_scores and neg_scores (--unified.data.reading.teacher-scores True). Published:
+pos_scores and neg_scores (--unified.data.reading.teacher-scores). Published:
 English 1.1 million, Chinese 386,600, MIRACL and Mr.TyDi 88,900, MultiLongDoc 41,400.
 Published: 7 hard negatives, batches by length (1,152 to 192, here rounded up to
 multiples of the devices), about 6,000 steps that warm the heads, self-distillation,

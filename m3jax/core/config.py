@@ -310,7 +310,13 @@ def difference(old: Any, new: Any, name: str = "") -> list[str]:
 def _unknown_flag(word: str, known: list[str]) -> InputError:
     flag = word.split("=")[0]
     if not flag.startswith("-"):
-        return InputError("a flag", f"the word {word!r}", where="command line")
+        switch = word.lower() in ("true", "false")
+        return InputError(
+            "a flag",
+            f"the word {word!r}",
+            where="command line",
+            do="A switch takes no value: --name or --no-name." if switch else "",
+        )
     near = difflib.get_close_matches(flag.replace("_", "-"), known, n=1, cutoff=0.5)
     return InputError(
         "a known flag",

@@ -81,7 +81,9 @@ def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
             f"mesh axes whose product is the number of devices, {devices}",
             _asked(config),
             where="mesh",
-            do="Leave one axis at -1 to take what is left.",
+            do="The others have to divide it."
+            if -1 in (config.data, config.fsdp, config.tensor)
+            else "Leave one axis at -1 to take what is left.",
         )
     return tuple(sizes)
 

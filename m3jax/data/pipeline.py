@@ -1,5 +1,7 @@
 """From a plan to batches on the devices, made ahead by worker processes."""
 
+import contextlib
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -24,6 +26,7 @@ _TOGETHER = 256  # rows that are tokenised together, in batches of fewer
 _AHEAD = 3  # such pieces of work that each worker keeps ready
 # Of a worker. Tokenising gives up Python's lock, so one can read and pack meanwhile.
 _THREADS = 2
+_END = 1.0  # seconds that a worker has to end by itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +135,7 @@ class Stream(Iterator[Batch]):
             made = grain.experimental.WithOptionsIterDataset(
                 made, grain.experimental.DatasetOptions(min_shm_size=2**40)
             )
+            _wait_less()
             made = made.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self._workers, per_worker_buffer_size=_AHEAD
@@ -166,6 +170,18 @@ def on_devices(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> Bat
             ids, mask, types = (placed.pop(part, None) for part in parts)
             texts[name] = Tokens(ids, mask, types=types)
     return Batch(**texts, **placed)
+
+
+def _wait_less() -> None:
+    """Let grain kill a worker that does not end, after a second in place of 25.
+
+    One whose pipe is full cannot end. Killed by us it would leave half a message, which
+    grain would read for ever; what grain itself has killed it does not read.
+    """
+    name = "grain._src.python.dataset.transformations.process_prefetch"
+    # A grain that has it elsewhere only takes longer.
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)._PROCESS_KILL_TIMEOUT_S = _END
 
 
 def _init_worker(index: int, count: int) -> None:

@@ -69,11 +69,13 @@ def add(params: Params, config: LoraConfig, rng: jax.Array) -> Params:
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
     chosen = [path for path in flat if targets.search(".".join(path))]
     if not chosen:
+        matrices = (path for path in flat if path[-1] == "kernel")
+        example = ".".join(next(matrices, next(iter(flat))))
         raise InputError(
             "a regex that is found in some path",
             repr(config.targets),
             where="lora.targets",
-            do=f"Paths look like {'.'.join(next(iter(flat)))}.",
+            do=f"Paths look like {example}.",
         )
     new = dict(flat)
     for number, path in enumerate(chosen):

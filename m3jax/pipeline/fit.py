@@ -267,6 +267,8 @@ def fit(
         )
     state = checkpoints.restore_last(built.like)
     if state is None:
+        if begun and distributed.first():
+            print("nothing was saved yet: begins again")
         params = None if given is None else given(mesh)
         state = new_state(
             built.start,

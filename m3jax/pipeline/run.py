@@ -52,13 +52,20 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
         old = json.loads(saved.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError("JSON", str(error), where=str(saved)) from None
+    if list(old) != list(config):
+        raise InputError(
+            f"the stages that this run was made with: {', '.join(old)}",
+            ", ".join(config),
+            where=str(folder),
+            do=_ANOTHER,
+        )
     rows = configs.difference(_identity(old), _identity(config))
     if rows:
         raise InputError(
             "the config that this run was made with",
             f"other values of {'; '.join(rows)}",
             where=str(folder),
-            do="Name another --run-dir, or start it anew with --fresh.",
+            do=_ANOTHER,
         )
 
 
@@ -68,6 +75,7 @@ def has_begun(folder: Path) -> bool:
     return any(found for kind in kinds for found in folder.glob(kind))
 
 
+_ANOTHER = "Name another --run-dir, or start it anew with --fresh."
 # Fields of a stage that change where and how it is computed, and not what comes out: a
 # run goes on with others, on another slice too. Its batches are compared apart.
 _FREE = (

@@ -50,9 +50,15 @@ def changes(stage: Train, held: float, memory: float, chips: int) -> str:
         '--mesh.fsdp 2, then --sub-batches.count 2, then a smaller batch'
     """
     found = []
-    more = 2 * max(1, stage.mesh.fsdp)
-    if held > memory / 3 and chips % (more * max(1, stage.mesh.tensor)) == 0:
+    tensor = max(1, stage.mesh.tensor)
+    now = more = max(1, stage.mesh.fsdp)
+    # A third is left to what is trained, the rest to the batch.
+    while held * now / more > memory / 3 and chips % (2 * more * tensor) == 0:
+        more *= 2
+    if more > now:
         found.append(f"--mesh.fsdp {more}")
+    if held * now / more > memory:
+        return f"more than {chips} devices, which parameters and optimizer alone fill"
     if stage.model.encoder.remat != "full":
         found.append("--model.encoder.remat full")
     if stage.sub_batches.preset:

@@ -85,7 +85,8 @@ def run_stages(
         if goes_on and (told := overruled(stages[one.name], one.stage)):
             name = "" if len(found) == 1 else f"{one.name}: "
             whose = one.parent or one.stage.init
-            print(f"{name}{whose} decides: {', '.join(told)}", file=sys.stderr)
+            said = f"{name}{whose} decides, and not the config: {', '.join(told)}"
+            print(said, file=sys.stderr)
     # Of a model to go on from, what it is and not what the config would have made.
     config = {one.name: configs.to_dict(one.stage) for one in found}
     begun = run.has_begun(folder)

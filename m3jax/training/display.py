@@ -1,6 +1,7 @@
 """What a training shows while it runs."""
 
 import sys
+import time
 
 from rich import progress
 from rich.console import Console
@@ -10,10 +11,12 @@ from m3jax.training.speed import Speed
 
 # Columns of the bar, and of the rest but steps and what is said.
 _BAR, _TIME = 12, 12
+# Seconds without a line, where there is no terminal.
+_SILENCE = 60.0
 
 
 class Display:
-    """A progress bar on a terminal, now and then a line elsewhere.
+    """A progress bar on a terminal; elsewhere a line every minute, or more often.
 
     Args:
         steps: updates in all.
@@ -24,6 +27,7 @@ class Display:
     def __init__(self, steps: int, first: int, speed: Speed) -> None:
         self._steps = steps
         self._every = max(steps // 20, 1)
+        self._told = time.monotonic()
         self._speed = speed
         self._quiet = not distributed.first()
         self._console = Console(stderr=True, soft_wrap=True, quiet=self._quiet)
@@ -80,11 +84,12 @@ class Display:
                 parts.pop()
         said = "  ".join(parts)
         self._bar.update(self._task, completed=step, said=said)
-        due = step % self._every == 0 or step == 1
+        late = time.monotonic() - self._told > _SILENCE
+        due = step % self._every == 0 or step == 1 or late
         if due and not self._live and not self._quiet:
-            if step != 1:  # of which most is compilation
-                left = self._speed.seconds / self._speed.steps * (self._steps - step)
-                said += f"  {left:,.0f} s left"
+            self._told = time.monotonic()
+            if (each := self._speed.per_step) is not None:
+                said += f"  {each * (self._steps - step):,.0f} s left"
             print(f"step {step}/{self._steps}  {said}", file=sys.stderr, flush=True)
 
     def say(self, step: int, results: dict[str, float]) -> None:

@@ -122,6 +122,7 @@ def train(
     leaving = False
     before: _Dispatched | None = None
     speed = Speed(loop.peak_flops)
+    shapes: set[tuple] = set()
     with contextlib.ExitStack() as stack:
         # However the training ends, what was saved is first on the disk.
         stack.callback(checkpoints.wait)
@@ -182,6 +183,9 @@ def train(
             profile.after(number, metrics)
             wait, dispatch = given - asked, returned - called
             speed.spent(wait + dispatch)
+            if (shape := tuple(x.shape for x in jax.tree.leaves(batch))) not in shapes:
+                shapes.add(shape)
+                speed.compiled()
             if before is not None:
                 record(before)
             cost = Cost(

@@ -122,7 +122,7 @@ def leave(step: int) -> NoReturn:
         SystemExit: 0
     """
     if distributed.first():
-        # At once: workers that are asked to end may take half a minute.
+        # At once: workers that are asked to end take a moment.
         print(
             f"preempted: step {step} is saved; run the same command again to continue",
             file=sys.stderr,

@@ -39,7 +39,8 @@ class Speed:
     A turn of the loop is: wait for a batch, call the step, wait for the results of the
     step before, and the rest, which is the loop's own: read, show and write them. Its
     share is what the loop costs at most; on a device that has been given the next step
-    already, it costs nothing.
+    already, it costs nothing. A turn that compiles says nothing of the speed: the means
+    are of the others.
 
     Args:
         peak_flops: a second, of all devices together; None where it is not known.
@@ -49,7 +50,14 @@ class Speed:
         self._peak = peak_flops
         self._recent: deque[tuple[float, ...]] = deque(maxlen=_WINDOW)
         self.seconds, self.waited, self.steps = 0.0, 0.0, 0
+        self._even, self._compiles = (0.0, 0), False
         self.start()
+
+    @property
+    def per_step(self) -> float | None:
+        """Seconds of a step that does not compile; None before the first."""
+        seconds, steps = self._even
+        return seconds / steps if steps else None
 
     def start(self) -> None:
         """Start the clock, at first or after an evaluation."""
@@ -60,6 +68,10 @@ class Speed:
     def spent(self, seconds: float) -> None:
         """Time of this turn that is not the loop's own."""
         self._elsewhere += seconds
+
+    def compiled(self) -> None:
+        """This turn had a batch of a new shape."""
+        self._compiles = True
 
     def update(self, cost: Cost, tokens: float) -> dict[str, float]:
         """End a turn, in which the results of a step were read.
@@ -77,10 +89,12 @@ class Speed:
         own, self._elsewhere = max(seconds - self._elsewhere, 0.0), 0.0
         self.seconds, self.steps = self.seconds + seconds, self.steps + 1
         self.waited += cost.wait
-        self._recent.append(
-            (seconds, cost.queries, tokens, cost.wait, own, cost.dispatch, cost.flops)
-        )
-        sums = [sum(column) for column in zip(*self._recent, strict=True)]
+        row = seconds, cost.queries, tokens, cost.wait, own, cost.dispatch, cost.flops
+        if not self._compiles:
+            self._recent.append(row)
+            self._even = self._even[0] + seconds, self._even[1] + 1
+        self._compiles = False
+        sums = [sum(column) for column in zip(*(self._recent or [row]), strict=True)]
         total, queries, read, wait, own, dispatch, flops = sums
         found = {
             "queries_per_second": queries / total,

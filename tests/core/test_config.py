@@ -52,6 +52,7 @@ def test_fields_are_flags() -> None:
         (("--steps", "many"), "--steps"),
         (("--inner.mode", "c"), "Expected one of ('a', 'b')"),
         (("word",), "'word'"),
+        (("True",), "A switch takes no value: --name or --no-name."),
     ],
 )
 def test_wrong_flags_say_what_is_right(words: tuple[str, ...], said: str) -> None:

@@ -230,6 +230,31 @@ def test_an_error_in_a_worker_ends_the_stream(tmp_path: Path) -> None:
     assert_no_children()
 
 
+class Long(Batcher):
+    """Passages of 4,096 tokens: more than a pipe takes."""
+
+    def batches(self, start: int, stop: int) -> list[dict[str, np.ndarray]]:
+        found = super().batches(start, stop)
+        for one in found:
+            for name in ("passage.ids", "passage.mask"):
+                more = 4_096 - one[name].shape[-1]
+                one[name] = np.pad(one[name], ((0, 0), (0, 0), (0, more)))
+        return found
+
+
+def test_a_worker_with_a_full_pipe_ends_soon(tmp_path: Path) -> None:
+    one = mixture(tmp_path)
+    batcher = Long(one.sets, one.plan, one.tokenizer, one.local)
+    mesh = make_mesh(MeshConfig())
+    stream = Stream(batcher, mesh, start=0, stop=99_999, workers=1)
+    next(stream)
+    time.sleep(2)  # it makes what it may, and waits for somebody to read it
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 12
+    assert_no_children()
+
+
 def worker_memory() -> list[tuple[int, bool]]:
     """Resident bytes of each worker, and whether it holds a jax backend."""
     found = []

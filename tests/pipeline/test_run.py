@@ -182,3 +182,10 @@ def test_weights_of_the_parent_are_asked_for_once(tmp_path: Path) -> None:
         )
     whole = json.loads((tmp_path / "run" / "lineage.json").read_text())
     assert whole["stages"]["train"]["parent_weights"] == "0a1b" and len(asked) == 1
+
+
+def test_other_stages_are_named_and_no_more(tmp_path: Path) -> None:
+    start(tmp_path / "run", {"a": {"seed": 1}, "b": {"seed": 2}})
+    said = r"this run was made with: a, b, found train\. Name another --run-dir"
+    with pytest.raises(InputError, match=said):
+        run.check_folder(tmp_path / "run", {"train": {"seed": 1}}, fresh=False)

@@ -67,8 +67,9 @@ def test_every_bucket_has_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert "8 chips" in capsys.readouterr().out
     one = json.loads(json.dumps(topology_tables.to_json(found, config)))[0]
     assert one["fits"] and one["advice"] == "" and one["sent"]["all-reduce"] > 0
-    small = dataclasses.replace(found[0].chip, memory=1.0)
-    worse = dataclasses.replace(found[0], chip=small)
+    held = found[0].params + found[0].optimizer
+    small = dataclasses.replace(found[0].chip, memory=2.0 * held)
+    worse = dataclasses.replace(found[0], chip=small, temporary=2 * held)
     told = topology_tables.advice(config, worse)
     assert "16 tokens" in told and "--mesh.fsdp 2" in told
     assert "--model.encoder.remat full" in told and "--sub-batches.count 2" in told
@@ -327,3 +328,10 @@ def test_a_slice_of_tpus() -> None:
 )
 def test_relatives_of_a_chip_are_told_apart(kind: str, name: str) -> None:
     assert find(kind).name == name
+
+
+def test_advice_is_what_could_help() -> None:
+    said = topology_tables.changes(stage(), 42e9, 16e9, 16)
+    assert said.startswith("--mesh.fsdp 8, then --model.encoder.remat full, then")
+    said = topology_tables.changes(stage(), 42e9, 16e9, 2)
+    assert said == "more than 2 devices, which parameters and optimizer alone fill"

@@ -17,7 +17,7 @@ import pytest
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Batch, Tokens
-from m3jax.training import preemption, speed
+from m3jax.training import display, preemption, speed
 from m3jax.training.checkpoint import Checkpoints
 from m3jax.training.checkpoint_config import CheckpointConfig
 from m3jax.training.loop import End, Loop, train
@@ -339,6 +339,45 @@ def test_the_loop_itself_takes_little(tmp_path: Path, monkeypatch) -> None:
     assert max(row["dispatch_share"] for row in rows[:-1]) > 0.9
     assert min(row["data_wait_share"] for row in rows[:-1]) < 0.05
     assert max(row["tokens_per_second"] for row in rows[:-1]) < 30 / 0.05
+
+
+def test_speed_is_that_of_steps_that_compile_nothing(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """On a CPU, each shape is compiled in the step that meets it first."""
+    now = iter(range(10**6))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(now)))
+    timer = speed.Speed()
+    cost = speed.Cost(queries=8, padded_tokens=80, wait=0.0, dispatch=0.0)
+    timer.compiled()
+    for _ in range(99):
+        next(now)
+    assert timer.per_step is None
+    assert timer.update(cost, 60)["queries_per_second"] < 0.1
+    assert timer.per_step is None
+    assert timer.update(cost, 60)["queries_per_second"] == 8.0
+    timer.compiled()
+    for _ in range(99):
+        next(now)
+    assert timer.update(cost, 60)["queries_per_second"] == 8.0
+    assert timer.per_step == 1.0 and timer.steps == 3 and timer.seconds > 200
+    monkeypatch.undo()
+    # Of two shapes: each is told to the timer once.
+    told: list[int] = []
+    monkeypatch.setattr(speed.Speed, "compiled", lambda self: told.append(1))
+    other = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), batch())
+    run(tmp_path, steps=4, batches=iter([batch(), other, batch(), other]))
+    assert len(told) == 2
+
+
+def test_a_line_where_it_was_silent_for_long(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(display, "_SILENCE", 0.0)
+    run(tmp_path, steps=100, evaluate_every=1000)
+    assert capsys.readouterr().err.count("queries/s") == 100
+    monkeypatch.undo()
+    (tmp_path / "quick").mkdir()
+    run(tmp_path / "quick", steps=100, evaluate_every=1000)
+    assert capsys.readouterr().err.count("queries/s") == 21
 
 
 def test_share_of_the_peak_and_memory(tmp_path: Path, monkeypatch) -> None:

@@ -66,7 +66,8 @@ def make_objective(
         >>> make_objective(RerankingConfig(), module, mesh)
         Traceback (most recent call last):
         m3jax.core.errors.InputError: objective: expected a reranker to train with \
-RerankingConfig, found an embedding model
+RerankingConfig, found an embedding model. In the config, model=RerankerConfig(), or \
+another objective.
     """
     kinds = {EmbeddingModule: "an embedding model", RerankerModule: "a reranker"}
     wanted = RerankerModule if isinstance(config, RerankingConfig) else EmbeddingModule
@@ -75,6 +76,8 @@ RerankingConfig, found an embedding model
             f"{kinds[wanted]} to train with {type(config).__name__}",
             kinds[type(module)],
             where="objective",
+            do=f"In the config, model={wanted.__name__[:-6]}Config(), or another "
+            "objective.",
         )
     if isinstance(module, RerankerModule):
         assert isinstance(config, RerankingConfig)
