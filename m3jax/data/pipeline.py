@@ -181,7 +181,8 @@ def _wait_less() -> None:
     name = "grain._src.python.dataset.transformations.process_prefetch"
     # A grain that has it elsewhere only takes longer.
     with contextlib.suppress(ImportError):
-        importlib.import_module(name)._PROCESS_KILL_TIMEOUT_S = _END
+        module: Any = importlib.import_module(name)
+        module._PROCESS_KILL_TIMEOUT_S = _END
 
 
 def _init_worker(index: int, count: int) -> None:

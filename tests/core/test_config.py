@@ -134,9 +134,13 @@ def test_difference_names_every_field() -> None:
 
 
 def test_functions_are_told_by_name_and_arguments() -> None:
-    made = functools.partial(math.pow, 2.0, exp=[3])
+    made = functools.partial(sorted, [2.0], reverse=True)
     assert config.to_dict({"f": made, "g": math.pow}) == {
-        "f": {"function": "math.pow", "args": [2.0], "keywords": {"exp": [3]}},
+        "f": {
+            "function": "builtins.sorted",
+            "args": [[2.0]],
+            "keywords": {"reverse": True},
+        },
         "g": "math.pow",
     }
     with pytest.raises(InputError, match=r"expected a function.* of type itemgetter"):
