@@ -13,8 +13,8 @@ from m3jax.ops import attention_kernels
 
 # Above this many bytes of float32 scores on a device, queries go in blocks.
 SCORE_BUDGET = 256 * 2**20
-# Shorter rows stay with XLA on a TPU: from here on one fills a block of 512. A guess from
-# shapes (below, a splash row is a smaller block a head and step); it has not been timed.
+# Shorter rows stay with XLA on a TPU: from here on a row fills a block of 512. A guess
+# from shapes (a shorter one is a smaller block for each head); it has not been timed.
 SPLASH_LENGTH = 385
 
 
