@@ -129,6 +129,12 @@ def test_any_mesh_and_sub_batches(
 ) -> None:
     truth, told_then = run(name, MeshConfig(), 1, SubBatches())
     state, told = run(name, mesh, devices, sub_batches)
+    if name == "listwise":
+        # What is added to all logits has no gradient: Adam makes a step of any noise.
+        for one in (*told, *told_then):
+            del one["positive"], one["negative"], one["parameter_norm"]
+        for one in (state, truth):
+            del one.params["classifier"]["out"]["bias"]
     for now, then in zip(told, told_then, strict=True):
         assert now.keys() == then.keys()
         for metric in now:
