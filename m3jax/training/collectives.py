@@ -183,7 +183,9 @@ def _moved(program: Program, line: Instruction, lines: dict[str, Instruction]) -
     def size(name: str) -> int:
         return sum(shapes_bytes(lines[name].shape, hbm=True)) if name in lines else 0
 
-    written = sum(shapes_bytes(line.shape, hbm=True))
+    results = shapes_bytes(line.shape, hbm=True)
+    # Of (destination, source, context), the source is not written.
+    written = results[0] if line.op == "copy-start" else sum(results)
     if line.op in ("dynamic-slice", "gather", "slice"):
         return 2 * written
     if line.op in ("dynamic-update-slice", "scatter"):

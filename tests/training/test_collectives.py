@@ -248,3 +248,16 @@ def test_traffic_looks_into_nested_fusions() -> None:
     part, place = 10 * 128 * 4, 4
     # Read; of the other table read and written.
     assert memory_traffic(parse(NESTED)) == 3 * part + place
+
+
+def test_a_copy_into_the_chips_own_memory_reads_and_a_copy_back_writes() -> None:
+    text = """
+ENTRY %main (x: f32[1000]) -> f32[1000] {
+  %x = f32[1000]{0} parameter(0)
+  %in = (f32[1000]{0:S(1)}, f32[1000]{0}, u32[]{:S(2)}) copy-start(%x)
+  %near = f32[1000]{0:S(1)} copy-done(%in)
+  %back = (f32[1000]{0}, f32[1000]{0:S(1)}, u32[]{:S(2)}) copy-start(%near)
+  ROOT %far = f32[1000]{0} copy-done(%back)
+}
+"""
+    assert memory_traffic(parse(text)) == 4_000 + 4_000
