@@ -57,7 +57,7 @@ def stage(folder: Path) -> Train:
 def test_what_does_not_fit_is_named_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "memory_limit", lambda: 1_000)
+    monkeypatch.setattr(memory, "memory_limit", lambda: 50_000)
     with pytest.raises(InputError) as found:
         run_stages({"train": stage(tmp_path)}, tmp_path / "run")
     told = str(found.value)
