@@ -280,6 +280,9 @@ def test_workers_are_small_and_touch_no_device(tmp_path: Path) -> None:
     mesh = make_mesh(MeshConfig())
     stream = Stream(mixture(tmp_path), mesh, start=0, stop=50, workers=2)
     next(stream)
+    deadline = time.time() + 30  # the second may be on its way
+    while len(multiprocessing.active_children()) < 2 and time.time() < deadline:
+        time.sleep(0.1)
     time.sleep(0.5)
     workers = worker_memory()
     assert len(workers) == 2
