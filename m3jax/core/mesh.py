@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from m3jax.core import tree
 from m3jax.core.errors import InputError
@@ -142,9 +142,7 @@ def split_rows(x: jax.Array) -> jax.Array:
         >>> split_rows(jax.numpy.ones(2)).tolist()
         [1.0, 1.0]
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(kinds.get(axis) != AxisType.Auto for axis in BATCH_AXES):
+    if _ambient() is None:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
@@ -171,9 +169,8 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
     def local(table: jax.Array, ids: jax.Array) -> jax.Array:
         return jax.numpy.take(table, ids, axis=0)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(kinds.get(axis) != AxisType.Auto for axis in BATCH_AXES):
+    mesh = _ambient()
+    if mesh is None:
         return local(table, ids)
     rows, width = (mesh.shape[axis] for axis in BATCH_AXES)
     if ids.shape[0] % rows or table.shape[-1] % width:
@@ -184,6 +181,14 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
         in_specs=(PartitionSpec(None, "fsdp"), PartitionSpec("data")),
         out_specs=PartitionSpec("data", *between, "fsdp"),
     )(table, ids)
+
+
+def _ambient() -> AbstractMesh | None:
+    """The mesh that is traced under, where the compiler divides rows over its axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    automatic = all(kinds.get(axis) == AxisType.Auto for axis in BATCH_AXES)
+    return mesh if automatic else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
