@@ -156,9 +156,9 @@ def test_the_corpus_is_encoded_once(
 def test_a_damaged_cache_is_made_again(run: Path, call: Any) -> None:
     first = call("--model", run, "sea", "--json")
     (kept,) = (run / "cache" / "index").iterdir()
-    (kept / "dense.npy").write_bytes(b"half")
+    (kept / "00000" / "dense.float32.npy").write_bytes(b"half")
     again = call("--model", run, "sea", "--json")
-    assert "dense.npy" in again.err and "encoding the corpus again" in again.err
+    assert "dense.float32.npy" in again.err and "encoding the corpus again" in again.err
     assert again.out == first.out
     assert call("--model", run, "sea", "--json") == (first.out, "")
 

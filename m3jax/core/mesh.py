@@ -105,6 +105,22 @@ what is left.
     return mesh if mesh.size > 1 else None
 
 
+def local_mesh(mesh: Mesh) -> Mesh | None:
+    """The devices of a mesh that this process has, in a row; None if it is only one.
+
+    For work that every process does for itself, on what it has.
+
+    Example:
+        >>> local_mesh(make_mesh(MeshConfig(), jax.devices()[:1])) is None
+        True
+    """
+    here = jax.process_index()
+    own = [device for device in mesh.devices.flat if device.process_index == here]
+    if len(own) < 2:
+        return None
+    return jax.make_mesh((len(own),), ("data",), (AxisType.Auto,), devices=own)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over data and fsdp, everything else whole.
 

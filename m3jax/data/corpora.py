@@ -1,7 +1,8 @@
 """A corpus to search or to encode, passage by passage."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 from m3jax.core.errors import InputError
@@ -9,12 +10,14 @@ from m3jax.data.fields import json_object, optional_string, string, utf8
 from m3jax.data.lines import STDIN, lines, name_of
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_NAMED = 3  # ids in a message, of as many as there are
 
 
 def passages(path: str | Path) -> Iterator[tuple[str, str]]:
     r"""Read a corpus of any size, passage by passage.
 
-    No text is kept; of each `_id` 16 bytes are, to notice one that comes twice.
+    No text is kept; of each `_id` 16 bytes are, to notice one that comes twice. After
+    the first that does, the rest is only read to count the others.
 
     Args:
         path: a BEIR folder; a .jsonl file, also .gz or .zst, with `_id`, `text` and
@@ -38,6 +41,7 @@ def passages(path: str | Path) -> Iterator[tuple[str, str]]:
     path = corpus_file(path)
     json_lines = path.name.endswith(JSON_LINES)
     seen: set[bytes] = set()
+    again: dict[str, str] = {}  # id -> where
     where = ""
     for where, line in lines(path):
         if str(path) == STDIN and not seen:
@@ -48,9 +52,12 @@ def passages(path: str | Path) -> Iterator[tuple[str, str]]:
             name, text = where.rpartition(":")[2], utf8(line, where=where)
         known = blake2b(name.encode(), digest_size=16).digest()
         if known in seen:
-            raise InputError("a new _id", f"{name!r} again", where=f"{where}: _id")
+            again.setdefault(name, where)
         seen.add(known)
-        yield name, text
+        if not again:
+            yield name, text
+    if again:
+        raise twice(again)
     if not where:
         raise InputError("a passage a line", "an empty file", where=name_of(path))
 
@@ -138,6 +145,40 @@ def named(
         return string(row, "_id"), read(row)
     except InputError as error:
         raise error.at(where) from None
+
+
+def twice(again: Mapping[str, str]) -> InputError:
+    """What is wrong with a file in which an `_id` comes more than once.
+
+    Args:
+        again: id -> where it comes the second time, in the order of the file.
+
+    Returns:
+        The error, at the first of them.
+
+    Example:
+        >>> str(twice({"p": "corpus.jsonl:2", "q": "corpus.jsonl:9"}))
+        "corpus.jsonl:2: _id: expected a new _id, found 2 again: 'p', 'q'"
+    """
+    found = f"{len(again):,} again: {few(again)}"
+    return InputError("a new _id", found, where=f"{next(iter(again.values()))}: _id")
+
+
+def few(names: Collection[str]) -> str:
+    """Name the first few of many ids.
+
+    Args:
+        names: the ids.
+
+    Returns:
+        At most three of them, and dots where there are more.
+
+    Example:
+        >>> few(["a", "b"]), few(["a", "b", "c", "d"])
+        ("'a', 'b'", "'a', 'b', 'c', ...")
+    """
+    shown = ", ".join(map(repr, islice(names, _NAMED)))
+    return f"{shown}, ..." if len(names) > _NAMED else shown
 
 
 def passage_text(row: Mapping[str, object], where: str = "") -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3jax.core.errors import InputError
-from m3jax.data.corpora import json_lines, named, passage_text
+from m3jax.data.corpora import few, json_lines, named, passage_text, twice
 from m3jax.data.fields import string, utf8
 from m3jax.data.lines import lines, near_name
 from m3jax.data.records import Retrieval
@@ -16,23 +16,31 @@ _DIGITS = 9  # of a grade: pytrec_eval's integers have 32 bits
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 
 
-def read_beir(folder: str | Path, split: str = "test") -> Retrieval:
+def read_beir(
+    folder: str | Path,
+    split: str = "test",
+    *,
+    say: Callable[[str], None] = lambda message: None,
+) -> Retrieval:
     r"""Read a retrieval task from a folder in BEIR's layout.
 
     The folder holds `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`,
     `text`), each plain or as `.gz` or `.zst`, and `qrels/{split}.tsv`. As in BEIR, a
-    passage is its title, a space and its text, and a query stays only if some passage
-    is judged above 0 for it.
+    passage is its title, a space and its text. A query stays only if some passage is
+    judged above 0 for it.
 
     Args:
         folder: the folder.
         split: which file of judgements.
+        say: is told in a line of the queries that are left out.
 
     Returns:
         The task.
 
     Raises:
-        InputError: a file is missing, a line is bad, or nothing is left to score.
+        InputError: a file is missing, a line is bad, an id comes twice or is judged
+            and not there, a passage is judged twice for a query, or nothing is left
+            to score.
 
     Example:
         >>> import tempfile
@@ -53,9 +61,58 @@ def read_beir(folder: str | Path, split: str = "test") -> Retrieval:
         raise InputError("a passage a line", "an empty file", where=str(files.corpus))
     queries = _texts(files.queries, query_text)
     judged = _qrels(files.qrels, queries, corpus)
+    return answerable(queries, corpus, judged, where=str(files.qrels), say=say)
+
+
+def answerable(
+    queries: Mapping[str, str],
+    corpus: dict[str, str],
+    judged: Mapping[str, dict[str, int]],
+    *,
+    where: str,
+    say: Callable[[str], None] = lambda message: None,
+) -> Retrieval:
+    """Leave out the queries without a passage that answers them.
+
+    BEIR's loader leaves out those that are not judged. One whose every grade is 0 would
+    count 0 for every system, and is left out as well.
+
+    Args:
+        queries: query id -> text.
+        corpus: passage id -> text.
+        judged: query id -> passage id -> grade, of queries that are there.
+        where: the judgements stand.
+        say: is told in a line of the queries that are left out, and in another of
+            those that are not judged at all.
+
+    Returns:
+        The task, its queries in the order of the judgements.
+
+    Raises:
+        InputError: no judgement is above 0.
+
+    Example:
+        >>> texts, passages = {"q": "2 + 2?", "r": "2 + 3?"}, {"p": "It is 4."}
+        >>> judged = {"q": {"p": 1}}
+        >>> found = answerable(texts, passages, judged, where="a.tsv", say=print)
+        a.tsv: 1 of 2 queries is not judged and is left out: 'r'
+        >>> found.queries
+        {'q': '2 + 2?'}
+    """
     qrels = {q: grades for q, grades in judged.items() if max(grades.values()) > 0}
     if not qrels:
-        raise nothing_answers(files.qrels)
+        raise nothing_answers(where)
+    reasons = {
+        ("has no passage judged above 0", "have no passage judged above 0"): [
+            query for query in judged if query not in qrels
+        ],
+        ("is not judged", "are not judged"): [q for q in queries if q not in judged],
+    }
+    for (one, many), out in reasons.items():
+        if out:
+            words = f"{one} and is" if len(out) == 1 else f"{many} and are"
+            share = f"{len(out):,} of {len(queries):,} queries"
+            say(f"{where}: {share} {words} left out: {few(out)}")
     return Retrieval({query: queries[query] for query in qrels}, corpus, qrels)
 
 
@@ -156,7 +213,7 @@ def query_text(row: Mapping[str, object]) -> str:
     return string(row, "text")
 
 
-def nothing_answers(path: Path) -> InputError:
+def nothing_answers(path: str | Path) -> InputError:
     """What is wrong with a file of judgements without any above 0.
 
     Args:
@@ -194,11 +251,14 @@ def unknown_id(name: str, what: str, where: str) -> InputError:
 
 def _texts(path: Path, read: Callable[[Mapping[str, object]], str]) -> dict[str, str]:
     texts: dict[str, str] = {}
+    again: dict[str, str] = {}
     for where, line in lines(path):
         name, text = named(line, where=where, read=read)
         if name in texts:
-            raise InputError("a new _id", f"{name!r} again", where=f"{where}: _id")
+            again.setdefault(name, where)
         texts[name] = text
+    if again:
+        raise twice(again)
     return texts
 
 
@@ -206,12 +266,28 @@ def _qrels(
     path: Path, queries: Mapping[str, str], corpus: Mapping[str, str]
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
+    # What is wrong -> with which id -> where first.
+    wrong: dict[str, dict[str, str]] = {
+        "unknown query-id": {},
+        "unknown corpus-id": {},
+        "judged again": {},
+    }
     for where, query, passage, grade in judgements(path):
+        grades = qrels.setdefault(query, {})
         if query not in queries:
-            raise unknown_id(query, "query", where)
+            wrong["unknown query-id"].setdefault(query, where)
         if passage not in corpus:
-            raise unknown_id(passage, "passage", where)
-        qrels.setdefault(query, {})[passage] = grade
+            wrong["unknown corpus-id"].setdefault(passage, where)
+        if passage in grades:
+            wrong["judged again"].setdefault(f"{query} {passage}", where)
+        grades[passage] = grade
+    told = [f"{what}, {len(ids):,}: {few(ids)}" for what, ids in wrong.items() if ids]
+    if told:
+        raise InputError(
+            "queries and passages that are there, each pair judged once",
+            "; ".join(told),
+            where=next(where for ids in wrong.values() for where in ids.values()),
+        )
     return qrels
 
 

@@ -1,27 +1,24 @@
 """Searches with every head of a model, and with all of them together."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
+from m3jax.core.mesh import local_mesh
 from m3jax.core.progress import bar
 from m3jax.core.types import Params
 from m3jax.data.prompts import Prompts
 from m3jax.data.records import Retrieval
 from m3jax.data.tokenize import Tokenizer
-from m3jax.evaluation.best import Best, best_places
-from m3jax.evaluation.pool import Pool
 from m3jax.evaluation.retrieval import Results, measure
-from m3jax.inference import scores
+from m3jax.inference.best import Best
 from m3jax.inference.encode import encode
-from m3jax.inference.encoded import Encoded
-from m3jax.inference.index import top_k
+from m3jax.inference.ranking import rank
+from m3jax.inference.segment import Segment
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, check_outputs
 
-_ROWS = 1_024  # queries whose sparse scores exist at once
 _BLOCK = 16_384  # passages whose embeddings exist at once, at most and
 _FEWEST = 64  # at least, and in between as many as have
 _NUMBERS = 2**29  # so many numbers in their token vectors: 2 GiB
@@ -39,6 +36,8 @@ def search(
     mesh: Mesh | None = None,
     outputs: Sequence[str] | None = None,
     weights: Sequence[float] = (1.0, 0.3, 1.0),
+    mixtures: Mapping[str, Sequence[float]] = {},
+    rrf: bool = False,
     k: int = 100,
     rescored: int = 200,
     batch_tokens: int | None = None,
@@ -66,6 +65,8 @@ def search(
         mesh: devices that share the rows.
         outputs: heads to search with; None = all that the model has.
         weights: of dense, sparse and multivec in hybrid.
+        mixtures: weights of further mixtures, by name.
+        rrf: whether to add reciprocal-rank fusion; see `inference.ranking`.
         k: passages kept of each query, at most.
         rescored: passages of dense, and of sparse, that multivec and hybrid order.
         batch_tokens: tokens in a batch; see `inference.encode`.
@@ -75,9 +76,9 @@ def search(
 
     Returns:
         "dense", "sparse" and "multivec", as far as they are among the outputs, and
-        "hybrid" where dense and another one are: query id -> passage id -> score, the
-        best first and of equal scores the earlier passage. sparse leaves out passages
-        that share no token with the query.
+        "hybrid" and the other mixtures where dense and another one are: query id ->
+        passage id -> score, the best first and of equal scores the earlier passage.
+        sparse leaves out passages that share no token with the query.
 
     Raises:
         InputError: a length, an output, the weights, k or rescored do not fit.
@@ -85,11 +86,8 @@ def search(
     Source: Chen et al. 2024 (BGE-M3), section 4.1 (arXiv:2402.03216).
     """
     names = _names(module.config, outputs)
-    for name, number in (("k", k), ("rescored", rescored), ("block", block)):
-        if number is not None and number < 1:
-            raise InputError("a positive number", f"{number}", where=name)
-    share = _shares(weights, names)
-    several = len(names) > 1
+    if block is not None and block < 1:
+        raise InputError("a positive number", f"{block}", where="block")
     to_vectors = functools.partial(
         encode,
         module,
@@ -107,32 +105,31 @@ def search(
         progress=progress,
         description="queries",
     )
-    kept = max(k, rescored) if several else k
-    searches = {name: find for name, find in _SEARCH.items() if name in names}
-    best = {name: Best.none(len(queries), kept) for name in searches}
-    pool = Pool.none(names, len(passages))
     block = _block(module.config, passage_length, names) if block is None else block
-    with bar("passages", len(passages), "texts", show=progress) as advance:
-        for start in range(0, len(passages), block):
-            passage = to_vectors(
-                [
-                    prompts.passage + data.corpus[name]
-                    for name in passages[start : start + block]
-                ],
-                max_length=passage_length,
-                progress=advance,
-            )
-            for name, find in searches.items():
-                best[name] = best[name].merge(*find(query, passage, kept, start))
-            if several:
-                wanted = [one.keys(rescored, len(passages)) for one in best.values()]
-                pool = pool.replace(np.concatenate(wanted), query, passage, start)
-    if "multivec" in names:
-        of_dense = best["dense"].keys(rescored, len(passages))
-        best["multivec"] = pool.best({"multivec": 1.0}, len(queries), k, only=of_dense)
-    if several:
-        best["hybrid"] = pool.best(share, len(queries), k)
-    return {name: _named(one, k, queries, passages) for name, one in best.items()}
+
+    def blocks() -> Iterator[Segment]:
+        with bar("passages", len(passages), "texts", show=progress) as advance:
+            for start in range(0, len(passages), block):
+                rows = [(name, data.corpus[name]) for name in passages[start:][:block]]
+                passage = to_vectors(
+                    [prompts.passage + text for _, text in rows],
+                    max_length=passage_length,
+                    progress=advance,
+                )
+                yield Segment.of(rows, passage)
+
+    best = rank(
+        query,
+        blocks(),
+        names,
+        len(passages),
+        k=k,
+        rescored=rescored,
+        mixtures={"hybrid": weights, **mixtures},
+        rrf=rrf,
+        options={"mesh": None if mesh is None else local_mesh(mesh)},
+    )
+    return {name: _named(one, queries, passages) for name, one in best.items()}
 
 
 def score(
@@ -178,16 +175,6 @@ def _names(config: EmbeddingConfig, outputs: Sequence[str] | None) -> tuple[str,
     return names
 
 
-def _shares(weights: Sequence[float], names: tuple[str, ...]) -> dict[str, float]:
-    share = scores.shares(weights, where="search")
-    there = {name: share[name] for name in names}
-    total = sum(there.values())
-    if len(names) > 1 and total == 0:
-        expected = f"a weight above 0 for {' or '.join(names)}"
-        raise InputError(expected, f"{weights}", where="search: weights")
-    return {name: one / total for name, one in there.items()} if total else there
-
-
 def _block(config: EmbeddingConfig, passage_length: int, names: tuple[str, ...]) -> int:
     if "multivec" not in names or config.multivec is None:
         return _BLOCK
@@ -195,33 +182,9 @@ def _block(config: EmbeddingConfig, passage_length: int, names: tuple[str, ...])
     return min(max(fitting, _FEWEST), _BLOCK)
 
 
-def _search_dense(
-    query: Encoded, passage: Encoded, k: int, start: int
-) -> tuple[np.ndarray, np.ndarray]:
-    assert query.dense is not None and passage.dense is not None
-    found, at = top_k(query.dense, passage.dense, k)
-    return found, at + start
-
-
-def _search_sparse(
-    query: Encoded, passage: Encoded, k: int, start: int
-) -> tuple[np.ndarray, np.ndarray]:
-    best = Best.none(len(query), min(k, len(passage)))
-    for first in range(0, len(query), _ROWS):
-        rows = scores.sparse(query[first : first + _ROWS], passage)
-        for number, row in enumerate(rows, first):
-            places = best_places(row, k)
-            best.scores[number, : len(places)] = row[places]
-            best.at[number, : len(places)] = places + start
-    return best.scores, best.at
-
-
-_SEARCH = {"dense": _search_dense, "sparse": _search_sparse}
-
-
-def _named(one: Best, k: int, queries: list[str], passages: list[str]) -> Results:
+def _named(one: Best, queries: list[str], passages: list[str]) -> Results:
     """Ids for numbers."""
-    rows = zip(one.at[:, :k].tolist(), one.scores[:, :k].tolist(), strict=True)
+    rows = zip(one.at.tolist(), one.scores.tolist(), strict=True)
     return {
         query: {passages[i]: x for i, x in zip(at, row, strict=True) if i >= 0}
         for query, (at, row) in zip(queries, rows, strict=True)

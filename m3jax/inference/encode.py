@@ -174,6 +174,14 @@ def encode(
         return gather(encoded(), len(texts))
 
 
+def ids_of(
+    config: EmbeddingConfig, tokenizer: Tokenizer, texts: list[str], max_length: int
+) -> list[np.ndarray]:
+    """The tokens of texts as `encode` hands them to the model, int32 `[l]` each."""
+    every = config.mcls_every if config.pooling == "mcls" else None
+    return _tokenize(tokenizer, texts, max_length, False, "", every)[0]
+
+
 def _rows(found: Embeddings, config: EmbeddingConfig, count: int) -> Encoded:
     """The first rows of a batch, on the host; the others are padding."""
     sparse, multivec = found.sparse, found.multivec

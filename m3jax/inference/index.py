@@ -1,269 +1,367 @@
-"""Exact search: the best passages of each query, and a corpus kept on disk."""
+"""A corpus that is searched: encoded once, kept on disk, grown by appending."""
 
-import json
+import dataclasses
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
+from typing import Any, final
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
 
-from m3jax.core import files
 from m3jax.core.errors import InputError
-from m3jax.data.fields import json_object, string
-from m3jax.data.lines import lines
+from m3jax.core.progress import Show
+from m3jax.data.records import content_hash
+from m3jax.inference import index_folder
+from m3jax.inference.best import Best
+from m3jax.inference.dense_search import sample_rows, share_found
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encode import as_texts
-from m3jax.inference.encoded import DENSE, Encoded, require_own
+from m3jax.inference.encoded import Encoded
 from m3jax.inference.fingerprint import fingerprint
-from m3jax.ops import scores as ops
+from m3jax.inference.index_about import describe, require_same
+from m3jax.inference.ranking import HEADS, MIXTURES, rank
+from m3jax.inference.segment import Segment
+from m3jax.inference.vectors import Storage
 
-PASSAGES, META = "passages.jsonl", "meta.json"
-_QUERIES = 256  # scored at once: the largest array is float32 [_QUERIES, tile]
+_WEIGHTS = MIXTURES["hybrid"]
 
-
-def top_k(
-    query: np.ndarray | jax.Array,
-    passage: np.ndarray | jax.Array,
-    k: int,
-    *,
-    tile: int = 16_384,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k passages with the largest inner products, for each query; exact.
-
-    Passages stream through the device in tiles, of which each leaves its best k: no
-    more than 256 x tile scores exist at once, and a memory-mapped corpus is read one
-    tile at a time.
-
-    Args:
-        query: float32 `[q e]`.
-        passage: float32 `[p e]`.
-        k: how many; at most p are returned.
-        tile: passages scored at once.
-
-    Returns:
-        Scores float32 `[q k]`, the largest first, and passage numbers int64 `[q k]`;
-        of equal scores the lower number comes first.
-
-    Raises:
-        InputError: k or tile is below 1, or the widths differ.
-
-    Example:
-        >>> found, at = top_k(np.eye(2, dtype=np.float32), np.ones((3, 2)), 2)
-        >>> at.tolist()
-        [[0, 1], [0, 1]]
-    """
-    for name, number in (("k", k), ("tile", tile)):
-        if number < 1:
-            raise InputError("a positive number", f"{number}", where=name)
-    if query.shape[1] != passage.shape[1]:
-        raise InputError(
-            f"passages of width {query.shape[1]}, as the queries",
-            f"{passage.shape[1]}",
-            where="top_k",
-        )
-    count, k = len(query), min(k, len(passage))
-    scores, at = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
-    if k == 0:
-        return scores, at
-    rows, tile = min(_QUERIES, _power(count)), min(tile, len(passage))
-    for first in range(0, count, rows):
-        part = _padded(query[first : first + rows], rows)
-        best = (
-            jnp.full((rows, k), -jnp.inf, jnp.float32),
-            jnp.zeros((rows, k), jnp.int32),
-        )
-        for start in range(0, len(passage), tile):
-            some = _padded(passage[start : start + tile], tile)
-            best = _merge(best, part, some, start, len(passage))
-        size = min(rows, count - first)
-        scores[first : first + size] = np.asarray(best[0])[:size]
-        at[first : first + size] = np.asarray(best[1])[:size]
-    return scores, at
+Records = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
-@dataclass(frozen=True, eq=False)
+@final
+@dataclass(frozen=True, eq=False, repr=False)
 class Index:
-    """A corpus with its embeddings.
+    """A corpus with its embeddings, in segments that are written once.
 
     Attributes:
-        ids: of the passages.
-        texts: of the passages.
-        encoded: their embeddings, in the same order.
-        about: what the embeddings depend on; see `fingerprints`.
+        segments: the corpus, part by part in its order.
+        about: what the embeddings depend on: the model, and what was asked of it.
+        folder: where it is kept; None = in memory only.
     """
 
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    encoded: Encoded
-    about: Mapping[str, str | int]
+    segments: tuple[Segment, ...]
+    about: Mapping[str, Any]
+    folder: Path | None = None
 
     @classmethod
     def build(
         cls,
         embedder: Embedder,
-        corpus: Mapping[str, str],
+        corpus: Records,
         *,
+        folder: str | os.PathLike[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        dim: int | None = None,
+        max_length: int | None = None,
+        storage: Storage = "float32",
+        segment_size: int = 100_000,
         batch_tokens: int | None = None,
-        progress: bool = False,
+        progress: Show = False,
     ) -> "Index":
         """Encode a corpus.
 
         Args:
             embedder: the model.
-            corpus: passage id -> text.
+            corpus: passage id -> text, or (id, text) after (id, text).
+            folder: where the index is written, segment by segment; of one that is there
+                already, the passages that it has are not encoded again. None keeps it
+                in memory.
+            outputs: heads to keep; None = all that the model has.
+            dim: numbers kept of each dense vector (Matryoshka); None = all.
+            max_length: tokens kept of a passage; None = what the model says.
+            storage: of dense and multivec: "float32", "bfloat16" (half) or "int8" (a
+                quarter).
+            segment_size: passages that are encoded, and written, at a time.
             batch_tokens: tokens in a batch; see `encode.encode`.
             progress: show a bar on a terminal.
 
         Returns:
-            The index, in memory.
+            The index.
 
         Raises:
-            InputError: an id or a text is no text.
+            InputError: an id or a text is no text or an id comes twice, there is no
+                passage, the folder holds something else or an index of another model,
+                or an option does not fit the model.
+            OSError: the folder cannot be written to, or the disk is full.
         """
-        ids = as_texts(corpus.keys(), where="corpus ids")
-        texts = as_texts(corpus.values(), where="corpus texts")
-        encoded = embedder.encode_passage(
-            texts, batch_tokens=batch_tokens, progress=progress
+        options = {"dim": dim, "max_length": max_length, "storage": storage}
+        about = describe(embedder, outputs=outputs, **options)
+        index = cls((), about)
+        if folder is not None:
+            folder = Path(folder)
+            index_folder.require_own(folder)
+            if (folder / index_folder.META).exists():
+                index = cls.open(folder)
+                require_same(index.about, about, where=str(folder))
+            index = dataclasses.replace(index, folder=folder)
+        index = index.extend(
+            embedder,
+            corpus,
+            segment_size=segment_size,
+            batch_tokens=batch_tokens,
+            progress=progress,
         )
-        return cls(tuple(ids), tuple(texts), encoded, fingerprints(embedder, corpus))
+        if not index.segments:
+            raise InputError("a passage to encode", "none", where="corpus")
+        return index
 
-    def search(self, query: Encoded, *, k: int = 10) -> list[list[tuple[str, float]]]:
-        """Find the k best passages of each query, by the dense score.
+    def extend(
+        self,
+        embedder: Embedder,
+        corpus: Records,
+        *,
+        segment_size: int = 100_000,
+        batch_tokens: int | None = None,
+        progress: Show = False,
+    ) -> "Index":
+        """Append passages; those that are there already are passed over.
+
+        An index with a folder writes each segment when it is encoded, so the same call
+        again goes on where a killed one stopped.
+
+        Args:
+            embedder: the model that the index was built with.
+            corpus: passage id -> text, or (id, text) after (id, text).
+            segment_size: passages that are encoded, and written, at a time.
+            batch_tokens: tokens in a batch.
+            progress: show a bar on a terminal.
+
+        Returns:
+            The index with these passages at its end.
+
+        Raises:
+            InputError: the model is another one, an id or a text is no text, or an id
+                is there with another text.
+            OSError: the folder cannot be written to, or the disk is full.
+        """
+        self.require(embedder)
+        if segment_size < 1:
+            found = f"{segment_size}"
+            raise InputError("a positive number", found, where="segment_size")
+        about, segments = self.about, list(self.segments)
+        known = {name: text for one in segments for name, text in one.hashes().items()}
+        if self.folder is not None:
+            index_folder.begin(self.folder, about)
+        new = _new(corpus, known)
+        while rows := list(itertools.islice(new, segment_size)):
+            encoded = embedder.encode_passage(
+                [text for _, text in rows],
+                outputs=about["outputs"],
+                dim=about["dim"],
+                max_length=about["max_length"],
+                batch_tokens=batch_tokens,
+                progress=progress,
+            )
+            segment = Segment.of(rows, encoded, about["storage"])
+            if self.folder is not None:
+                segment = index_folder.add(self.folder, segment, len(segments))
+            segments.append(segment)
+        return dataclasses.replace(self, segments=tuple(segments))
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return sum(len(segment) for segment in self.segments)
+
+    def __repr__(self) -> str:
+        """How large it is, not what is in it."""
+        heads = ", ".join(self.about["outputs"])
+        return f"Index({len(self):,} passages: {heads}, {self.about['storage']})"
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it can be searched by."""
+        heads = tuple(self.about["outputs"])
+        mixed = ("hybrid", "rrf") if len(heads) > 1 else ()
+        both = ("dense+sparse",) if {"dense", "sparse"} <= {*heads} else ()
+        return (*heads, *both, *mixed)
+
+    def passage(self, at: int) -> tuple[str, str]:
+        """Id and text of a passage, by its number."""
+        segment, row = self.place(at)
+        return segment.ids[row], segment.texts[row]
+
+    def rank(
+        self,
+        query: Encoded,
+        *,
+        k: int = 10,
+        mode: str | None = None,
+        weights: Sequence[float] | None = None,
+        rescored: int | None = 200,
+        mesh: Mesh | None = None,
+        recall_target: float | None = None,
+    ) -> Best:
+        """Find the k best passages of each query, by number.
+
+        Args:
+            query: encoded queries, with the outputs that the mode needs.
+            k: how many.
+            mode: "dense", "sparse" or "multivec"; "dense+sparse" or "hybrid" for the
+                weighted mean of these heads' scores; "rrf" for reciprocal-rank fusion.
+                None takes hybrid where there is more than one head.
+            weights: of dense, sparse and multivec in a mixture; None takes BGE-M3's,
+                (1, 0.3, 1).
+            rescored: passages that dense and sparse find for multivec and the mixtures;
+                None scores every passage by its token vectors.
+            mesh: devices that share a dense search.
+            recall_target: for an approximate dense search; see `dense_search.top_k`.
+
+        Returns:
+            Scores and passage numbers.
+
+        Raises:
+            InputError: the index has no such mode, the query lacks an output, widths
+                differ, or a number is below 1.
+        """
+        if mode is None:
+            mode = "hybrid" if "hybrid" in self.modes else self.modes[0]
+        if mode not in self.modes:
+            known = ", ".join(self.modes)
+            expected = f"one of {known}, as the index has them"
+            raise InputError(expected, repr(mode), where="mode")
+        heads = self._heads(mode, rescored)
+        mixtures = {} if mode in HEADS or mode == "rrf" else {mode: weights or _WEIGHTS}
+        found = rank(
+            query,
+            self.segments,
+            heads,
+            len(self),
+            k=k,
+            rescored=rescored,
+            mixtures=mixtures,
+            rrf=mode == "rrf",
+            options={"mesh": mesh, "recall_target": recall_target},
+        )
+        return found[mode].first(min(k, len(self)))
+
+    def search(
+        self, query: Encoded, *, k: int = 10, **options: Any
+    ) -> list[list[tuple[str, float]]]:
+        """Find the k best passages of each query; see `rank` for the options.
 
         Args:
             query: encoded queries.
             k: how many, at most the size of the corpus.
+            options: of `rank`: mode, weights, rescored, mesh, recall_target.
 
         Returns:
             For each query its passages as (id, score), the best first.
 
         Raises:
-            InputError: k is below 1, or the query has other outputs or widths.
+            InputError: as `rank`.
         """
-        if query.dense is None or self.encoded.dense is None:
-            raise InputError("dense embeddings", "none", where="search")
-        scores, at = top_k(query.dense, self.encoded.dense, k)
+        best = self.rank(query, k=k, **options)
+        rows = zip(best.at.tolist(), best.scores.tolist(), strict=True)
         return [
-            [(self.ids[i], score) for i, score in zip(*row, strict=True)]
-            for row in zip(at.tolist(), scores.tolist(), strict=True)
+            [(self.passage(i)[0], x) for i, x in zip(at, row, strict=True) if i >= 0]
+            for at, row in rows
         ]
+
+    def recall(self, query: Encoded, found: Best, *, mesh: Mesh | None = None) -> float:
+        """Say what share of the exact best by dense an approximate search has found.
+
+        At most 64 queries, evenly spread, are searched exactly.
+
+        Args:
+            query: encoded queries.
+            found: of `rank` with a recall_target.
+            mesh: devices that share the search.
+
+        Returns:
+            From 0 to 1; 1 where there was nothing to find.
+        """
+        rows = sample_rows(len(query))
+        k = max(found.at.shape[1], 1)
+        exact = self.rank(query[rows], k=k, mode="dense", mesh=mesh)
+        return share_found(exact.at, found.at[rows])
+
+    def place(self, at: int) -> tuple[Segment, int]:
+        """The segment that has a passage, and its number there.
+
+        Raises:
+            IndexError: there is no such passage.
+        """
+        left = at
+        for segment in self.segments:
+            if left < len(segment):
+                return segment, left
+            left -= len(segment)
+        raise IndexError(f"passage {at} of {len(self)}")
+
+    def require(self, embedder: Embedder) -> None:
+        """Refuse a model that the index was not built with.
+
+        Raises:
+            InputError: names both.
+        """
+        found = fingerprint(embedder, embedder.prompts.passage)
+        require_same(self.about, {**self.about, "model": found}, where="index")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `Index.open` maps; it is either whole or not there.
 
         Args:
-            folder: a new folder, or one that was written by this function.
+            folder: a new or empty folder, or an index that is replaced.
 
         Raises:
             InputError: the folder holds other things.
             OSError: the folder cannot be written to, or the disk is full.
         """
-        folder = Path(folder)
-        require_own(folder, {PASSAGES, META, DENSE})
-        with files.new_folder(folder) as new:
-            with open(new / PASSAGES, "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(_lines(dict(zip(self.ids, self.texts, strict=True))))
-            files.write_text(new / META, json.dumps(dict(self.about), indent=2) + "\n")
-            self.encoded.write(new)
+        index_folder.write(Path(folder), self.about, self.segments)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "Index":
-        """Read ids and texts of a saved index, and map its embeddings.
+        """Read the ids of a saved index, and map its texts and embeddings.
 
         Args:
-            folder: written by `save`.
+            folder: written by `save` or by `build`.
 
         Returns:
             The index.
 
         Raises:
             InputError: a file is missing or damaged, or they do not fit together.
+
+        Example:
+            >>> Index.open("no")
+            Traceback (most recent call last):
+            m3jax.core.errors.InputError: no/index.json: expected an index, found none
         """
-        folder = Path(folder)
-        rows = [json_object(line, where=at) for at, line in lines(folder / PASSAGES)]
-        try:
-            ids = tuple(string(row, "_id") for row in rows)
-            texts = tuple(string(row, "text") for row in rows)
-        except InputError as error:
-            raise error.at(str(folder / PASSAGES)) from None
-        encoded = Encoded.open(folder)
-        if len(encoded) != len(ids):
+        about, segments = index_folder.read(Path(folder))
+        return cls(segments, about, Path(folder))
+
+    def _heads(self, mode: str, rescored: int | None) -> list[str]:
+        """Those that a mode needs."""
+        there = self.about["outputs"]
+        if mode == "dense+sparse":
+            return ["dense", "sparse"]
+        if mode in ("hybrid", "rrf"):
+            return list(there)
+        if mode == "multivec" and rescored is not None:  # of what another one finds
+            return [*[head for head in there if head != mode][:1], mode]
+        return [mode]
+
+
+def _new(corpus: Records, known: dict[str, bytes]) -> Iterator[tuple[str, str]]:
+    """Passages that are not known yet."""
+    rows: Iterable[Any] = corpus.items() if isinstance(corpus, Mapping) else corpus
+    seen: set[str] = set()
+    for number, (name, text) in enumerate(rows):
+        for what, value in (("ids", name), ("texts", text)):
+            if not isinstance(value, str):
+                as_texts([value], where=f"corpus {what}")
+        where = f"corpus: row {number + 1:,}"
+        if name in seen:
+            raise InputError("a new id", f"{name!r} again", where=where)
+        seen.add(name)
+        if name not in known:
+            yield name, text
+        elif known[name] != content_hash(text):
             raise InputError(
-                f"{len(ids)} embeddings, one a passage",
-                f"{len(encoded)}",
-                where=str(folder),
+                f"the text that the index has of {name!r}",
+                "another one",
+                where=where,
+                do="An index of changed texts is built anew (--fresh).",
             )
-        return cls(ids, texts, encoded, _read_meta(folder / META))
-
-
-def fingerprints(embedder: Embedder, corpus: Mapping[str, str]) -> dict[str, str | int]:
-    """Hash everything that the embeddings of a corpus depend on.
-
-    Args:
-        embedder: the model: weights, config, tokenizer and passage prompt.
-        corpus: passage id -> text.
-
-    Returns:
-        model and corpus as 16 hex digits each, and max_length.
-    """
-    text = blake2b(digest_size=8)
-    for line in _lines(corpus):
-        text.update(line.encode())
-    return {
-        "model": fingerprint(embedder, embedder.prompts.passage),
-        "corpus": text.hexdigest(),
-        "max_length": embedder.max_length,
-    }
-
-
-@jax.jit
-def _merge(
-    best: tuple[Float[Array, "q k"], Int[Array, "q k"]],
-    query: Float[Array, "q e"],
-    passage: Float[Array, "p e"],
-    start: Int[Array, ""],
-    count: Int[Array, ""],
-) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """Keep the best of what was found before and of one more tile."""
-    k = best[0].shape[1]
-    at = start + jnp.arange(len(passage))
-    scores = ops.dense(query, passage)
-    # The sort tells -0 from 0; and rows that only fill up the tile are no passages.
-    scores = jnp.where(scores == 0, 0, scores)
-    scores = jnp.where(at[None] < count, scores, -jnp.inf)
-    scores, place = jax.lax.top_k(scores, min(k, len(passage)))
-    # Of equal scores top_k takes the first: the earlier tile, the lower number.
-    scores = jnp.concatenate([best[0], scores], axis=1)
-    at = jnp.concatenate([best[1], at[place]], axis=1)
-    scores, place = jax.lax.top_k(scores, k)
-    return scores, jnp.take_along_axis(at, place, axis=1)
-
-
-def _power(number: int) -> int:
-    """The next power of two, so that few shapes are compiled."""
-    return 1 << (number - 1).bit_length()
-
-
-def _padded(rows: np.ndarray | jax.Array, size: int) -> np.ndarray | jax.Array:
-    if len(rows) == size:
-        return rows
-    return np.pad(np.asarray(rows), ((0, size - len(rows)), (0, 0)))
-
-
-def _lines(corpus: Mapping[str, str]) -> Iterator[str]:
-    for name, text in corpus.items():
-        yield json.dumps({"_id": name, "text": text}, ensure_ascii=False) + "\n"
-
-
-def _read_meta(path: Path) -> dict[str, str | int]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("a file", "none", where=str(path)) from None
-    except ValueError as error:
-        raise InputError("JSON", str(error), where=str(path)) from None

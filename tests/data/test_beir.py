@@ -93,11 +93,9 @@ def test_it_agrees_with_the_whole_task_in_memory(folder: Path):
     queries = [{"_id": f"q{i}", "text": f"query {i}"} for i in range(50)]
     (folder / "corpus.jsonl").write_bytes(json_lines(corpus))
     (folder / "queries.jsonl").write_bytes(json_lines(queries))
-    judged = [
-        f"q{rng.randrange(50)}\tp{rng.randrange(300)}\t{rng.choice([0, 0, 0, 1, 2])}\n"
-        for _ in range(200)
-    ]
-    (folder / "qrels" / "train.tsv").write_text(HEADER + "".join(judged * 2))
+    pairs = rng.sample([(q, p) for q in range(50) for p in range(300)], 200)
+    judged = [f"q{q}\tp{p}\t{rng.choice([0, 0, 0, 1, 2])}\n" for q, p in pairs]
+    (folder / "qrels" / "train.tsv").write_text(HEADER + "".join(judged))
     task = read_beir(folder, "train")
     expected = [
         Pairs(

@@ -95,7 +95,7 @@ def test_read_beir_reads_packed_files(
         (
             "corpus.jsonl",
             b'{"_id": "p", "text": "a"}\n{"_id": "p", "text": "a"}',
-            "corpus.jsonl:2: _id: expected a new _id, found 'p' again",
+            "corpus.jsonl:2: _id: expected a new _id, found 1 again: 'p'",
         ),
         (
             "queries.jsonl",
@@ -105,7 +105,7 @@ def test_read_beir_reads_packed_files(
         (
             "queries.jsonl",
             b'{"_id": "q", "text": "a"}\n\n{"_id": "q", "text": "b"}',
-            "queries.jsonl:3: _id: expected a new _id, found 'q' again",
+            "queries.jsonl:3: _id: expected a new _id, found 1 again: 'q'",
         ),
         (
             "queries.jsonl",
@@ -146,12 +146,20 @@ def test_read_beir_reads_packed_files(
         (
             "qrels/test.tsv",
             HEADER.encode() + b"q9\tp1\t1",
-            "test.tsv:2: query-id: expected the _id of a query, found 'q9'",
+            "test.tsv:2: expected queries and passages that are there, each pair "
+            "judged once, found unknown query-id, 1: 'q9'",
         ),
         (
             "qrels/test.tsv",
             HEADER.encode() + b"q1\tp1\t1\nq1\tp9\t0",
-            "test.tsv:3: corpus-id: expected the _id of a passage, found 'p9'",
+            "test.tsv:3: expected queries and passages that are there, each pair "
+            "judged once, found unknown corpus-id, 1: 'p9'",
+        ),
+        (
+            "qrels/test.tsv",
+            HEADER.encode() + b"q1\tp1\t1\nq1\tp1\t1",
+            "test.tsv:3: expected queries and passages that are there, each pair "
+            "judged once, found judged again, 1: 'q1 p1'",
         ),
         (
             "qrels/test.tsv",
@@ -169,6 +177,65 @@ def test_a_bad_beir_file_names_file_line_and_key(
         read_beir(beir)
     assert str(caught.value).startswith(str(beir))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("stem", ["corpus", "queries"])
+def test_ids_that_come_twice_are_counted(beir: Path, stem: str):
+    rows = [{"_id": name, "text": "a"} for name in "abcdeabcdaa"]
+    (beir / f"{stem}.jsonl").write_bytes(json_lines(rows))
+    with pytest.raises(InputError) as caught:
+        read_beir(beir)
+    found = (
+        f"{stem}.jsonl:6: _id: expected a new _id, found 4 again: 'a', 'b', 'c', ..."
+    )
+    assert str(caught.value) == f"{beir}/{found}"
+
+
+def test_everything_wrong_with_judgements_is_counted_in_one_line(beir: Path):
+    bad = "q1\tp8\t0\nq9\tp1\t1\nq9\tp9\t1\nq1\tp1\t0\nq1\tp1\t1\nq2\tp8\t1\n"
+    (beir / "qrels" / "test.tsv").write_text(QRELS + bad)
+    with pytest.raises(InputError) as caught:
+        read_beir(beir)
+    assert caught.value.where == f"{beir}/qrels/test.tsv:7"
+    assert caught.value.found == (
+        "unknown query-id, 1: 'q9'; unknown corpus-id, 2: 'p8', 'p9'; "
+        "judged again, 1: 'q1 p1'"
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_queries_that_are_left_out_are_said(beir: Path):
+    told: list[str] = []
+    read_beir(beir, say=told.append)
+    file = beir / "qrels" / "test.tsv"
+    assert told == [
+        f"{file}: 1 of 4 queries has no passage judged above 0 and is left out: 'q4'",
+        f"{file}: 1 of 4 queries is not judged and is left out: 'q3'",
+    ]
+
+
+def test_many_queries_that_are_left_out_are_counted(beir: Path):
+    names = [f"q{i}" for i in range(1_005)]
+    rows = [{"_id": name, "text": "a"} for name in names]
+    (beir / "queries.jsonl").write_bytes(json_lines(rows))
+    judged = "".join(f"{name}\tp1\t0\n" for name in names[1:5])
+    (beir / "qrels" / "test.tsv").write_text(f"{HEADER}q0\tp1\t1\n{judged}")
+    told: list[str] = []
+    assert list(read_beir(beir, say=told.append).queries) == ["q0"]
+    assert [message.partition(": ")[2] for message in told] == [
+        "4 of 1,005 queries have no passage judged above 0 and are left out: "
+        "'q1', 'q2', 'q3', ...",
+        "1,000 of 1,005 queries are not judged and are left out: 'q5', 'q6', 'q7', ...",
+    ]
+
+
+def test_nothing_is_said_where_nothing_is_left_out(beir: Path):
+    rows = [row for row in QUERIES if row["_id"] in ("q1", "q2")]
+    (beir / "queries.jsonl").write_bytes(json_lines(rows))
+    (beir / "qrels" / "test.tsv").write_text(HEADER + "q2\tp2\t2\nq1\tp1\t1\n")
+    told: list[str] = []
+    assert len(read_beir(beir, say=told.append).queries) == 2
+    assert told == []
 
 
 @pytest.mark.parametrize("stem", ["corpus", "queries"])

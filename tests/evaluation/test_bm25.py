@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
+from m3jax.data import tokenize
 from m3jax.data.records import Retrieval
 from m3jax.evaluation import bm25
+from m3jax.testing import tiny_tokenizer
 
 CORPUS = {
     "fox": "A red fox. The fox!",
@@ -101,6 +103,7 @@ def test_k_below_one() -> None:
         ("The Fox's den: 2nd_floor!", ["fox", "s", "den", "2nd", "floor"]),
         ("Straße ÉTÉ \uff21\uff22", ["straße", "été", "ab"]),
         ("e\u0301te\u0301", ["été"]),
+        ("été_là _", ["été", "là"]),
         ("हिन्दी में", ["हिन्दी", "में"]),
         ("اللُّغَة", ["اللُّغَة"]),
         ("東京・大阪府 a犬b", ["東京", "大阪", "阪府", "犬", "b"]),
@@ -113,6 +116,33 @@ def test_k_below_one() -> None:
 )
 def test_words(text: str, words: list[str]) -> None:
     assert bm25.words(text) == words
+
+
+def test_words_of_a_model() -> None:
+    texts = [*CORPUS.values(), "fur of a wolf"]
+    tokenizer = tiny_tokenizer(texts, 60)
+    split = bm25.token_words(tokenizer)
+    (row,) = tokenize.encode(tokenizer, [CORPUS["both"]], max_length=99)
+    assert split(CORPUS["both"]) == [str(i) for i in row[1:-1]]  # without CLS and SEP
+    special = {tokenizer.backend.token_to_id(token) for token in ("[UNK]", "[SEP]")}
+    text = "fox \u6771 [SEP] wolf"
+    ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert special <= set(ids)
+    assert split(text) == [str(i) for i in ids if i not in special]
+    assert split("") == []
+    found = bm25.search(task("the wolf of the", "Fox fur"), words=split)
+    corpus = {name: split(text) for name, text in CORPUS.items()}
+    for query, result in zip(
+        ("the wolf of the", "Fox fur"), found.values(), strict=True
+    ):
+        assert result == pytest.approx(formula(split(query), corpus), rel=1e-5)
+    assert found != bm25.search(task("the wolf of the", "Fox fur"))
+
+
+def test_words_are_the_default() -> None:
+    data = task("fox", "Red wolf?")
+    assert bm25.search(data, words=bm25.words) == bm25.search(data)
+    assert bm25.search(data, words=lambda text: [text])["q0"] == {}
 
 
 def test_chinese_is_searched() -> None:

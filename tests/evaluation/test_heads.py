@@ -16,7 +16,7 @@ from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.prompts import Prompts
 from m3jax.data.records import Retrieval
 from m3jax.evaluation import heads
-from m3jax.evaluation.best import Best, best_places
+from m3jax.inference.best import Best, best_places
 from m3jax.evaluation.heads import score, search
 from m3jax.evaluation.retrieval import measure
 from m3jax.inference.encode import encode
@@ -252,7 +252,7 @@ def test_memory_bounds_the_block() -> None:
         (THREE, {"outputs": ("sparse", "multivec")}, "outputs: expected dense among"),
         (THREE, {"outputs": ("multivec",)}, "outputs: expected dense among"),
         (("dense",), {"outputs": ("sparse",)}, "outputs: expected one or more of den"),
-        (THREE, {"weights": (1, 1)}, "search: weights: expected three weights"),
+        (THREE, {"weights": (1, 1)}, "hybrid: weights: expected three weights"),
         (THREE[:2], {"weights": (0, 0, 1)}, "weights: .* above 0 for dense or sparse"),
         (THREE, {"k": 0}, "k: expected a positive number, found 0"),
         (THREE, {"rescored": 0}, "rescored: expected a positive number, found 0"),

@@ -1,4 +1,4 @@
-"""The k best passages are found, and a corpus that is kept is the corpus."""
+"""A corpus that is kept is the corpus: searched by every head, grown, and opened."""
 
 import dataclasses
 import functools
@@ -7,243 +7,344 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
 from m3jax.data.prompts import Prompts
-from m3jax.inference import index as indexing
+from m3jax.inference import scores
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encoded import Encoded
-from m3jax.inference.index import Index, fingerprints, top_k
+from m3jax.inference.explain import explain
+from m3jax.inference.index import Index
+from m3jax.inference.strings import Strings
 from m3jax.nn.embedding import EmbeddingModule, init
 from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer
 
 # Most texts here are longer than what is kept of them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
-CORPUS = dict(zip(["river", "bread\n[1]", "moon"], TEXTS, strict=True)) | {"": "\u2028"}
-
-
-def naive(query: np.ndarray, passage: np.ndarray, k: int) -> tuple[Any, Any]:
-    scores = query.astype(np.float64) @ passage.T.astype(np.float64)
-    at = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the first
-    return np.take_along_axis(scores, at, 1), at
-
-
-def check(query: Any, passage: Any, k: int, **options: Any) -> None:
-    scores, at = top_k(query, passage, k, **options)
-    expected, expected_at = naive(np.asarray(query), np.asarray(passage), k)
-    assert (scores.dtype, at.dtype) == (np.float32, np.int64)
-    np.testing.assert_array_equal(at, expected_at)
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
+WORDS = " ".join(TEXTS).replace(",", "").split()
+HEADS = ("dense", "sparse", "multivec")
 
 
 @functools.cache
-def vectors(count: int, seed: int, values: int | None = None) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    if values is None:
-        return rng.standard_normal((count, 8), np.float32)
-    # Small integers: sums are exact, so equal scores are equal in any order.
-    return rng.integers(-values, values + 1, (count, 8)).astype(np.float32)
-
-
-@pytest.mark.parametrize("values", [None, 1])
-@pytest.mark.parametrize("tile", [7, 64, 500, 10_000])
-def test_equals_a_sort(tile: int, values: int | None) -> None:
-    check(vectors(5, 0, values), vectors(500, 1, values), 20, tile=tile)
-
-
-def test_default_tile() -> None:
-    check(vectors(3, 0, 1), vectors(20_000, 1, 1), 100)
-
-
-def test_ties_take_the_lower_number() -> None:
-    passage = np.ones((50, 4), np.float32)
-    scores, at = top_k(np.ones((1, 4), np.float32), passage, 12, tile=5)
-    assert at.tolist() == [list(range(12))]
-    assert scores.tolist() == [[4.0] * 12]
-
-
-def test_both_zeros_are_equal() -> None:
-    passage = np.array([[-1.0], [-1.0], [1.0]], np.float32)  # -0, -0 and 0
-    scores, at = top_k(np.zeros((1, 1), np.float32), passage, 3)
-    assert at.tolist() == [[0, 1, 2]]
-    assert not np.signbit(scores).any()
-
-
-def test_negative_scores_beat_what_fills_a_tile() -> None:
-    scores, at = top_k(-np.ones((1, 2)), np.ones((5, 2)), 5, tile=4)
-    assert at.tolist() == [[0, 1, 2, 3, 4]]
-    assert scores.tolist() == [[-2.0] * 5]
-
-
-@pytest.mark.parametrize(
-    ("queries", "passages", "k"), [(3, 4, 9), (2, 1, 5), (1, 7, 7)]
-)
-def test_k_beyond_the_corpus(queries: int, passages: int, k: int) -> None:
-    query, passage = vectors(queries, 0), vectors(passages, 1)
-    assert top_k(query, passage, k)[1].shape == (queries, min(k, passages))
-    check(query, passage, k, tile=3)
-
-
-@pytest.mark.parametrize(("queries", "passages"), [(0, 5), (5, 0), (0, 0)])
-def test_nothing_to_search(queries: int, passages: int) -> None:
-    scores, at = top_k(np.ones((queries, 2)), np.ones((passages, 2)), 3)
-    assert scores.shape == at.shape == (queries, min(3, passages))
-
-
-def test_more_queries_than_are_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = set()
-    merge = indexing._merge
-
-    def record(best: Any, query: Any, passage: Any, *rest: Any) -> Any:
-        shapes.add((len(query), len(passage)))
-        return merge(best, query, passage, *rest)
-
-    monkeypatch.setattr(indexing, "_merge", record)
-    check(vectors(300, 0), vectors(500, 1), 10, tile=200)
-    assert shapes == {(256, 200)}  # so memory does not grow with either side
-
-
-def test_arrays_of_any_kind(tmp_path: Path) -> None:
-    query, passage = vectors(3, 0, 1), vectors(90, 1, 1)
-    np.save(tmp_path / "passage.npy", passage)
-    mapped = np.load(tmp_path / "passage.npy", mmap_mode="r")
-    check(query, mapped, 4, tile=40)
-    check(jnp.asarray(query), jnp.asarray(passage), 4, tile=40)
-
-
-@pytest.mark.parametrize(
-    ("k", "options", "message"),
-    [
-        (0, {}, "k: expected a positive number, found 0"),
-        (1, {"tile": 0}, "tile: expected a positive number, found 0"),
-    ],
-)
-def test_top_k_refuses(k: int, options: dict[str, int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        top_k(np.ones((1, 2)), np.ones((1, 2)), k, **options)
-    with pytest.raises(
-        InputError, match="passages of width 2, as the queries, found 3"
-    ):
-        top_k(np.ones((1, 2)), np.ones((1, 3)), 1)
-
-
-@functools.cache
-def embedder() -> Embedder:
+def embedder(seed: int = 0, *, heads: bool = True) -> Embedder:
     tokenizer = tiny_tokenizer()
-    module = EmbeddingModule(tiny_config(tokenizer.vocab_size))
-    params = init(module, jax.random.key(0))
+    config = tiny_config(tokenizer.vocab_size, layers=1)
+    if heads:
+        config = dataclasses.replace(
+            config, sparse=True, multivec=8, special_ids=tokenizer.special_ids
+        )
+    module = EmbeddingModule(config)
+    params = init(module, jax.random.key(seed))
     return Embedder(module, params, tokenizer, Prompts("query: ", "passage: "), 32)
 
 
-def dense(encoded: Encoded) -> np.ndarray:
-    assert encoded.dense is not None
-    return encoded.dense
+@functools.cache
+def corpus(count: int = 40) -> dict[str, str]:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, count)
+    texts = [" ".join(rng.choice(WORDS, length)) for length in lengths]
+    texts[7] = texts[21] = texts[3]
+    return {f"p{i}\n[1]": text for i, text in enumerate(texts)} | {"": "\u2028"}
 
 
-def test_an_index_finds_the_passage_itself() -> None:
-    index = Index.build(embedder(), CORPUS)
-    assert index.ids == tuple(CORPUS)
-    assert index.texts == tuple(CORPUS.values())
-    query = embedder().encode_passage(TEXTS[1:])
-    found = index.search(query, k=2)
-    assert [row[0][0] for row in found] == ["bread\n[1]", "moon"]
-    scores = dense(query) @ dense(index.encoded).T
-    for row, expected in zip(found, scores.tolist(), strict=True):
-        best = sorted(expected, reverse=True)[:2]
-        assert [score for _, score in row] == pytest.approx(best, abs=1e-6)
-    assert len(index.search(query, k=9)[1]) == len(CORPUS)
-    with pytest.raises(InputError, match="expected dense embeddings, found none"):
-        index.search(Encoded())
+@functools.cache
+def built() -> Index:
+    return Index.build(embedder(), corpus(), segment_size=17)
 
 
-def test_saved_and_opened(tmp_path: Path) -> None:
-    index = Index.build(embedder(), CORPUS)
+@functools.cache
+def encoded() -> tuple[Encoded, Encoded]:
+    """Queries and the whole corpus."""
+    query = embedder().encode_query(
+        ["the sea", "bread and salt", "a river"], outputs=HEADS
+    )
+    return query, embedder().encode_passage(list(corpus().values()), outputs=HEADS)
+
+
+def naive(found: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
+    names = list(corpus())
+    order = np.argsort(-found, axis=1, kind="stable")[:, :k]
+    return [
+        [(names[i], float(row[i])) for i in at]
+        for row, at in zip(found, order.tolist(), strict=True)
+    ]
+
+
+def same(found: Any, expected: Any) -> None:
+    assert [[name for name, _ in row] for row in found] == [
+        [name for name, _ in row] for row in expected
+    ]
+    for row, other in zip(found, expected, strict=True):
+        assert [x for _, x in row] == pytest.approx([x for _, x in other], abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 10, 41])
+@pytest.mark.parametrize("mode", [*HEADS, "dense+sparse", "hybrid"])
+def test_every_mode_is_exact_where_all_are_candidates(mode: str, k: int) -> None:
+    query, passage = encoded()
+    weights = (1.0, 0.3, 1.0 if mode == "hybrid" else 0.0)
+    whole = (
+        getattr(scores, mode)(query, passage)
+        if mode in HEADS
+        else scores.hybrid(query, passage, weights=weights)
+    )
+    found = built().search(query, k=k, mode=mode, rescored=41)
+    if mode == "sparse":  # without passages that share no token
+        expected = [[(n, x) for n, x in row if x > 0] for row in naive(whole, k)]
+    else:
+        expected = naive(whole, k)
+    same(found, expected)
+
+
+def test_multivec_orders_what_dense_finds_or_everything() -> None:
+    query, passage = encoded()
+    first = built().search(query, k=5, mode="dense")
+    whole = naive(scores.multivec(query, passage), 41)
+    found = built().search(query, k=5, mode="multivec", rescored=5)
+    for row, own, all_ in zip(found, first, whole, strict=True):
+        names = {name for name, _ in own}
+        same([row], [[(name, x) for name, x in all_ if name in names]])
+    same(
+        built().search(query, k=5, mode="multivec", rescored=None),
+        [row[:5] for row in whole],
+    )
+
+
+def test_a_mixture_orders_what_dense_and_sparse_find() -> None:
+    query, passage = encoded()
+    weights = (0.2, 0.5, 0.3)
+    sides = [built().search(query, k=4, mode=mode) for mode in ("dense", "sparse")]
+    whole = naive(scores.hybrid(query, passage, weights=weights), 41)
+    found = built().search(query, k=8, weights=weights, rescored=4)
+    for number, row in enumerate(found):
+        names = {name for side in sides for name, _ in side[number]}
+        same([row], [[one for one in whole[number] if one[0] in names][:8]])
+
+
+def test_reciprocal_ranks() -> None:
+    query, _ = encoded()
+    rankings = [built().search(query, k=9, mode=m, rescored=9) for m in HEADS]
+    found = built().search(query, k=6, mode="rrf", rescored=9)
+    names = list(corpus())
+    for number, row in enumerate(found):
+        total: dict[str, float] = {}
+        for ranking in rankings:
+            for rank, (name, _) in enumerate(ranking[number], 1):
+                total[name] = total.get(name, 0) + 1 / (60 + rank)
+        best = sorted(total, key=lambda name: (-total[name], names.index(name)))[:6]
+        same([row], [[(name, total[name]) for name in best]])
+
+
+def test_segments_change_nothing() -> None:
+    query, _ = encoded()
+    one = Index.build(embedder(), corpus())
+    assert (len(one.segments), len(built().segments)) == (1, 3)
+    for mode in one.modes:
+        same(one.search(query, mode=mode), built().search(query, mode=mode))
+    assert [one.passage(i) for i in range(len(one))] == list(corpus().items())
+    assert [built().passage(i) for i in range(41)] == list(corpus().items())
+    with pytest.raises(IndexError, match="passage 41 of 41"):
+        built().passage(41)
+
+
+def test_why() -> None:
+    query, passage = encoded()
+    first, text = query[:1], "query: the sea"
+    for at in (0, 16, 17, 40):
+        why = explain(embedder(), built(), text, first, at)
+        assert list(why.scores) == list(HEADS)
+        for head, score in why.scores.items():
+            expected = getattr(scores, head)(first, passage[[at]])[0, 0]
+            assert score == pytest.approx(float(expected), abs=1e-5)
+        total = sum(match.score for match in why.sparse)
+        assert total == pytest.approx(why.scores["sparse"], abs=1e-5)
+        assert all(match.query == match.passage for match in why.sparse)
+        best = [match.score for match in why.multivec]
+        assert np.mean(best) == pytest.approx(why.scores["multivec"], abs=1e-5)
+        assert best == sorted(best, reverse=True)
+    found = explain(embedder(), built(), text, first, 0)
+    backend = embedder().tokenizer.backend
+    first_text = "passage: " + next(iter(corpus().values()))
+    own, names = (
+        [
+            str(backend.id_to_token(i)).strip("\u2581")
+            for i in backend.encode(one).ids[1:]
+        ]
+        for one in (text, first_text)
+    )
+    assert sorted(match.query for match in found.multivec) == sorted(own)
+    products = first.multivec[0] @ passage.multivec[0].T  # type: ignore[index]
+    expected = {(own[i], names[j]) for i, j in enumerate(products.argmax(axis=1))}
+    assert {(match.query, match.passage) for match in found.multivec} == expected
+    dense = explain(embedder(), built(), text, Encoded(first.dense), 0)
+    assert (list(dense.scores), dense.sparse, dense.multivec) == (["dense"], (), ())
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_saved_and_opened(tmp_path: Path, storage: Any) -> None:
+    query, _ = encoded()
+    index = Index.build(embedder(), corpus(), storage=storage, segment_size=30)
     index.save(tmp_path / "index")
     index.save(tmp_path / "index")
     opened = Index.open(tmp_path / "index")
-    assert opened.ids == index.ids
-    assert opened.texts == index.texts
-    assert opened.about == index.about == fingerprints(embedder(), CORPUS)
-    assert isinstance(opened.encoded.dense, np.memmap)
-    np.testing.assert_array_equal(dense(opened.encoded), dense(index.encoded))
-    names = sorted(file.name for file in (tmp_path / "index").iterdir())
-    assert names == ["dense.npy", "meta.json", "passages.jsonl"]
+    assert opened.about == index.about
+    assert [opened.passage(i) for i in range(41)] == list(corpus().items())
+    assert isinstance(opened.segments[0].dense.values, np.memmap)  # type: ignore[union-attr]
+    assert isinstance(opened.segments[0].texts, Strings)
+    for mode in index.modes:
+        same(opened.search(query, mode=mode), index.search(query, mode=mode))
+    exact = built().search(query, k=1)
+    assert [row[0][0] for row in opened.search(query, k=1)] == [r[0][0] for r in exact]
 
 
-def test_other_files_are_never_replaced(tmp_path: Path) -> None:
+def test_grown_in_a_folder(tmp_path: Path) -> None:
+    query, _ = encoded()
+    rows = list(corpus().items())
+    Index.build(embedder(), dict(rows[:20]), folder=tmp_path / "i", segment_size=8)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "i").rglob("*.npy")}
+    # The same command with more rows: what is there is not encoded again.
+    index = Index.build(embedder(), iter(rows), folder=tmp_path / "i", segment_size=30)
+    assert [len(segment) for segment in index.segments] == [8, 8, 4, 21]
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    same(Index.open(tmp_path / "i").search(query), built().search(query))
+    again = index.extend(embedder(), corpus())
+    assert len(again.segments) == 4
+
+
+def test_a_killed_build_goes_on(tmp_path: Path) -> None:
+    rows = list(corpus().items())
+
+    def dies() -> Any:
+        yield from rows[:25]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Index.build(embedder(), dies(), folder=tmp_path / "i", segment_size=10)
+    assert len(Index.open(tmp_path / "i")) == 20
+    (tmp_path / "i" / ".00002.x.tmp").mkdir()  # of a killed process
+    index = Index.build(embedder(), rows, folder=tmp_path / "i", segment_size=10)
+    assert [len(segment) for segment in index.segments] == [10, 10, 10, 10, 1]
+    same(index.search(encoded()[0]), built().search(encoded()[0]))
+
+
+def test_what_is_not_appended() -> None:
+    index = Index.build(embedder(), {"a": TEXTS[0], "b": TEXTS[1]})
+    with pytest.raises(
+        InputError, match=r"row 2: expected the text .* has of 'a', foun"
+    ):
+        index.extend(embedder(), {"c": TEXTS[2], "a": TEXTS[1]})
+    with pytest.raises(InputError, match="row 3: expected a new id, found 'c' again"):
+        index.extend(embedder(), [("c", "1"), ("d", "2"), ("c", "1")])
+    with pytest.raises(
+        InputError, match=r"corpus texts\[0\]: expected a string, found"
+    ):
+        index.extend(embedder(), {"c": 1})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match=r"corpus ids\[0\]: expected a string, found"):
+        index.extend(embedder(), [(2, "c")])  # type: ignore[list-item]
+
+
+def test_another_model_or_width_is_refused(tmp_path: Path) -> None:
+    Index.build(embedder(), corpus(), folder=tmp_path / "i", dim=8)
+    index = Index.open(tmp_path / "i")
+    models = [Index.build(embedder(seed), {"a": "b"}).about["model"] for seed in (0, 1)]
+    message = f"expected an index of model {models[1]}, found one of model {models[0]}"
+    for refused in (index.require, lambda other: index.extend(other, {"a": "b"})):
+        with pytest.raises(InputError, match=message):
+            refused(embedder(1))
+    message = "expected an index of dim 16, found one of dim 8"
+    with pytest.raises(InputError, match=message):
+        Index.build(embedder(), corpus(), folder=tmp_path / "i")
+    with pytest.raises(InputError, match="width 16, as the queries, found 8"):
+        index.search(encoded()[0])
+    query = embedder().encode_query(["the sea"], outputs=HEADS, dim=8)
+    assert len(index.search(query)[0]) == 10
+
+
+def test_a_mode_without_a_head_is_refused() -> None:
+    index = Index.build(embedder(heads=False), corpus())
+    query = embedder(heads=False).encode_query(["sea"])
+    with pytest.raises(InputError, match="mode: expected one of dense, as the index"):
+        index.search(query, mode="sparse")
+    message = "query: expected sparse embeddings, found none. Encode with outputs="
+    with pytest.raises(InputError, match=message):
+        built().search(query, mode="sparse")
+    with pytest.raises(
+        InputError, match="mode: expected one of dense, sparse, multivec"
+    ):
+        built().search(query, mode="bm25")
+    with pytest.raises(InputError, match="k: expected a positive number, found 0"):
+        built().search(query, mode="dense", k=0)
+
+
+@pytest.mark.parametrize("rows", [{}, []])
+def test_an_empty_corpus_is_refused(tmp_path: Path, rows: Any) -> None:
+    with pytest.raises(InputError, match="corpus: expected a passage to encode, found"):
+        Index.build(embedder(), rows, folder=tmp_path / "i")
+
+
+def test_other_files_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"found 'thesis.tex' in it"):
-        Index.build(embedder(), CORPUS).save(tmp_path)
+        built().save(tmp_path)
+    with pytest.raises(InputError, match=r"found 'thesis.tex' in it"):
+        Index.build(embedder(), corpus(), folder=tmp_path)
+    with pytest.raises(InputError, match=r"expected a new folder.*, found a file"):
+        built().save(tmp_path / "thesis.tex")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("passages.jsonl", None, "passages.jsonl: expected a file, found nothing"),
-        (
-            "passages.jsonl",
-            '{"_id": "a", "text": "b"}\n',
-            "1 embeddings, one a passage",
-        ),
-        ("passages.jsonl", '{"_id": "a"}\n', "passages.jsonl: expected the key 'text'"),
-        ("passages.jsonl", '{"_id', "passages.jsonl:1: expected a line of JSON"),
-        ("meta.json", None, "meta.json: expected a file, found none"),
-        ("meta.json", "{", "meta.json: expected JSON"),
-        ("dense.npy", None, "dense.npy: expected an array of embeddings, found none"),
+        ("index.json", None, "index.json: expected an index, found none"),
+        ("index.json", "{", "index.json: expected JSON"),
+        ("index.json", "{}", "index.json: expected an object with dim, max_length"),
+        ("00000/ids.npy", None, "ids.npy: expected texts in UTF-8, found none"),
+        ("00000/texts.npy", "x", "texts.npy: expected texts in UTF-8"),
+        ("00001/dense.float32.npy", "x", "dense.float32.npy: expected vectors"),
+        ("00001/dense.float32.npy", None, "00001: expected outputs .*, found"),
+        ("00001/postings.weights.npy", None, "expected postings of tokens, found none"),
+        ("00000", None, "expected segment 00000, found 00001 next"),
     ],
 )
 def test_damaged(tmp_path: Path, name: str, content: str | None, message: str) -> None:
-    Index.build(embedder(), CORPUS).save(tmp_path / "index")
+    built().save(tmp_path / "index")
     path = tmp_path / "index" / name
-    path.unlink() if content is None else path.write_text(content)
+    if content is not None:
+        path.write_text(content)
+    elif path.is_dir():
+        path.rename(tmp_path / "away")
+    else:
+        path.unlink()
     with pytest.raises(InputError, match=message):
         Index.open(tmp_path / "index")
 
 
-@pytest.mark.parametrize(
-    ("corpus", "message"),
-    [
-        ({"a": 1}, r"corpus texts\[0\]: expected a string, found int"),
-        ({"a": "b", 2: "c"}, r"corpus ids\[1\]: expected a string, found int"),
-    ],
-)
-def test_build_refuses(corpus: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Index.build(embedder(), corpus)
+def test_segments_of_another_storage_are_refused(tmp_path: Path) -> None:
+    built().save(tmp_path / "index")
+    path = tmp_path / "index" / "index.json"
+    about = json.loads(path.read_text())
+    for key, value in {"storage": "int8", "dim": 3, "outputs": ["dense"]}.items():
+        path.write_text(json.dumps(about | {key: value}))
+        with pytest.raises(
+            InputError, match=f"00000: expected {key} .*, as index.json"
+        ):
+            Index.open(tmp_path / "index")
 
 
-def test_fingerprints_tell_what_changed(tmp_path: Path) -> None:
-    first = fingerprints(embedder(), CORPUS)
-    assert set(first) == {"model", "corpus", "max_length"}
-    json.dumps(first)
-    assert first["max_length"] == 32
+def test_a_model_is_told_by_all_it_depends_on() -> None:
+    first = Index.build(embedder(), {"a": "b"}).about
 
-    def changed(corpus: dict[str, str] = CORPUS, **fields: Any) -> set[str]:
-        other = fingerprints(dataclasses.replace(embedder(), **fields), corpus)
-        return {key for key in first if first[key] != other[key]}
+    def changed(**fields: Any) -> set[str]:
+        other = dataclasses.replace(embedder(), **fields)
+        about = Index.build(other, {"a": "b"}).about
+        return {key for key in first if first[key] != about[key]}
 
-    assert changed() == set()
-    embedder().encode_query(["sea"], max_length=7)  # which the tokenizer remembers
     assert changed() == set()
     assert changed(prompts=Prompts("other", "passage: ")) == set()
     assert changed(prompts=Prompts("query: ", "other")) == {"model"}
     assert changed(max_length=31) == {"max_length"}
     assert changed(tokenizer=tiny_tokenizer(TEXTS[1:])) == {"model"}
-    config = embedder().module.config
-    pooled = EmbeddingModule(dataclasses.replace(config, pooling="cls"))
-    assert changed(module=pooled) == {"model"}
-    leaves, structure = jax.tree.flatten(embedder().params)
-    for i, leaf in enumerate(leaves):
-        other = [*leaves[:i], leaf.at[(-1,) * leaf.ndim].add(1e-6), *leaves[i + 1 :]]
-        assert changed(params=jax.tree.unflatten(structure, other)) == {"model"}
-    assert changed(dict(reversed(CORPUS.items()))) == {"corpus"}
-    assert changed({**CORPUS, "moon": "another"}) == {"corpus"}
-    assert changed({**CORPUS, "more": "another"}) == {"corpus"}
-
-    embedder().save(tmp_path / "model")
-    loaded = [Embedder.load(tmp_path / "model") for _ in range(2)]
-    assert fingerprints(loaded[0], CORPUS) == fingerprints(loaded[1], CORPUS)
+    json.dumps(first)

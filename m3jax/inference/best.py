@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_GROUP = 64  # scores of which only the largest is looked at first
+_FEW = 16_384  # of which a sort costs nothing
+
 
 @dataclass(frozen=True, eq=False)
 class Best:
@@ -27,6 +30,14 @@ class Best:
         """Of queries that have met no passage yet."""
         shape = queries, k
         return cls(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64))
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.at)
+
+    def first(self, k: int) -> "Best":
+        """The k best of these."""
+        return Best(self.scores[:, :k], self.at[:, :k])
 
     def merge(self, scores: np.ndarray, at: np.ndarray) -> "Best":
         """Keep the best of these and of more.
@@ -77,6 +88,15 @@ def best_places(scores: np.ndarray, k: int) -> np.ndarray:
         >>> best_places(np.array([1.0, 0.0, 3.0, 1.0]), 2).tolist()
         [2, 0]
     """
-    least = np.partition(scores, -k)[-k] if k < len(scores) else 0
-    places = np.flatnonzero((scores > 0) & (scores >= least))
+    least = max(_least(scores, k), np.finfo(np.float32).smallest_subnormal)
+    places = np.flatnonzero(scores >= least)
     return places[np.argsort(-scores[places], kind="stable")[:k]]
+
+
+def _least(scores: np.ndarray, k: int) -> float:
+    """A number that at least k scores reach, and few more."""
+    groups = len(scores) // _GROUP
+    if len(scores) > _FEW and k <= groups:
+        # k groups have a largest score of at least the k-th of these.
+        scores = scores[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+    return np.partition(scores, -k)[-k] if k < len(scores) else 0

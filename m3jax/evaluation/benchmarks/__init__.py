@@ -1,0 +1,1 @@
+"""BEIR, MIRACL, MKQA and MLDR by name: `open.open_benchmark`."""

@@ -1,0 +1,259 @@
+"""Rankings by every head and by mixtures of them, while a corpus goes by in blocks."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from m3jax.core.errors import InputError
+from m3jax.inference import scores
+from m3jax.inference.best import Best
+from m3jax.inference.encoded import Encoded
+
+HEADS = ("dense", "sparse", "multivec")
+# BGE-M3's weights for MIRACL and MKQA.
+MIXTURES = {"hybrid": (1.0, 0.3, 1.0)}
+_RRF = 60
+
+
+class Block(Protocol):
+    """A part of a corpus that can be searched."""
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        ...
+
+    def search(self, head: str, query: Encoded, k: int, **options: Any) -> Best:
+        """The k best passages of each query, numbered from 0 within the block."""
+        ...
+
+    def score(self, head: str, query: Encoded, at: np.ndarray) -> np.ndarray:
+        """Scores of one query with passages of the block, float32 `[n]`."""
+        ...
+
+
+def rank(
+    query: Encoded,
+    blocks: Iterable[Block],
+    heads: Sequence[str],
+    passages: int,
+    *,
+    k: int,
+    rescored: int | None = 200,
+    mixtures: Mapping[str, Sequence[float]] = MIXTURES,
+    rrf: bool = False,
+    options: Mapping[str, Any] = {},
+) -> dict[str, Best]:
+    """Rank the passages of a corpus by each head, and by mixtures of the heads.
+
+    dense and sparse are exact over the corpus. As in BGE-M3's evaluation, multivec
+    orders anew the `rescored` best passages of dense (of sparse where there is no
+    dense), and a mixture those of dense and of sparse together, by
+    s = sum_h w_h s_h / sum_h w_h over the heads that there are. "rrf" sums
+    1 / (60 + rank) over the rankings of the heads, `rescored` deep. Alone, or where
+    rescored is None, multivec is searched over the whole corpus as well.
+
+    Of each block only the passages that are among the best so far are scored by all
+    heads; the result is that of one block.
+
+    Args:
+        query: q queries.
+        blocks: the corpus, part by part in its order.
+        heads: of HEADS.
+        passages: how many all blocks have together.
+        k: passages kept of each query, at most.
+        rescored: passages of each search that multivec and mixtures order; None takes
+            k, and has multivec search, too.
+        mixtures: name -> weights of dense, sparse and multivec; there are none of a
+            single head.
+        rrf: whether to add reciprocal-rank fusion.
+        options: of the dense search: mesh and recall_target, see `dense_search.top_k`.
+
+    Returns:
+        Head or mixture -> the best of each query, of equal scores the lower number
+        first; sparse leaves out passages that share no token with the query.
+
+    Raises:
+        InputError: a number is below 1, a mixture gives no head here a weight, or there
+            is no head.
+
+    Source: Chen et al. 2024 (BGE-M3), section 4 (arXiv:2402.03216); Cormack et al. 2009
+        for reciprocal-rank fusion.
+
+    Example:
+        >>> from m3jax.inference.segment import Segment
+        >>> both = Encoded(np.eye(2, dtype=np.float32))
+        >>> block = Segment.of([("a", "one"), ("b", "two")], both)
+        >>> rank(both, [block], ("dense",), 2, k=1)["dense"].at.tolist()
+        [[0], [1]]
+    """
+    depth = k if rescored is None else rescored
+    for name, number in (("k", k), ("rescored", depth)):
+        if number < 1:
+            raise InputError("a positive number", f"{number}", where=name)
+    heads = tuple(head for head in HEADS if head in heads)
+    if not heads:
+        raise InputError(f"one of {', '.join(HEADS)}", "none", where="heads")
+    searches = [head for head in heads if head != "multivec" or rescored is None]
+    searches = searches or ["multivec"]
+    shares = {name: _shares(name, one, heads) for name, one in mixtures.items()}
+    several = len(heads) > 1
+    kept = min(max(k, depth) if several else k, max(passages, 1))
+    best = {head: Best.none(len(query), kept) for head in searches}
+    pool, start = Pool.none(heads, passages), 0
+    for block in blocks:
+        for head in searches:
+            asked = options if head == "dense" else {}
+            found = block.search(head, query, min(kept, len(block)), **asked)
+            at = np.where(found.at < 0, -1, found.at + start)
+            best[head] = best[head].merge(found.scores, at)
+        if several:
+            keys = [one.keys(depth, passages) for one in best.values()]
+            pool = pool.replace(np.concatenate(keys), query, block, start)
+        start += len(block)
+    if "multivec" not in searches and "multivec" in heads:
+        only = best[searches[0]].keys(depth, passages)
+        share = {"multivec": 1.0}
+        best["multivec"] = pool.best(share, len(query), kept, only=only)
+    if several and rrf:
+        best["rrf"] = fuse(list(best.values()), k, depth=depth)
+    if several:
+        for name, share in shares.items():
+            best[name] = pool.best(share, len(query), k)
+    return {name: one.first(k) for name, one in best.items()}
+
+
+def fuse(rankings: Sequence[Best], k: int, *, depth: int | None = None) -> Best:
+    """Reciprocal-rank fusion: s_qp = sum_r 1 / (60 + rank of p in r).
+
+    Args:
+        rankings: each with the best passages of the same queries.
+        k: passages kept of each query.
+        depth: passages of each ranking that count; None = all.
+
+    Returns:
+        The best by the sum; of equal ones the lower number comes first.
+
+    Source: Cormack et al. 2009 (SIGIR), whose constant is 60.
+
+    Example:
+        >>> one = Best(np.array([[2.0, 1.0]]), np.array([[4, 7]]))
+        >>> fuse([one, Best(np.array([[9.0]]), np.array([[7]]))], 1).at.tolist()
+        [[7]]
+    """
+    fused = Best.none(len(rankings[0]), k)
+    for number in range(len(fused)):
+        lists = [ranking.at[number, :depth] for ranking in rankings]
+        ranks = np.concatenate([np.arange(1, len(at) + 1) for at in lists])
+        at = np.concatenate(lists)
+        places, which = np.unique(at[at >= 0], return_inverse=True)
+        total = np.bincount(which, 1 / (_RRF + ranks[at >= 0]), len(places))
+        order = np.argsort(-total, kind="stable")[:k]
+        fused.scores[number, : len(order)] = total[order]
+        fused.at[number, : len(order)] = places[order]
+    return fused
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Pairs of a query and a passage that all heads have scored.
+
+    Attributes:
+        heads: their names.
+        passages: how many the corpus has.
+        keys: query number * passages + passage number, int64 `[n]`, rising.
+        scores: float32 `[heads n]`.
+    """
+
+    heads: tuple[str, ...]
+    passages: int
+    keys: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def none(cls, heads: tuple[str, ...], passages: int) -> "Pool":
+        """Without a pair yet."""
+        scores = np.empty((len(heads), 0), np.float32)
+        return cls(heads, passages, np.empty(0, np.int64), scores)
+
+    def replace(
+        self, keys: np.ndarray, query: Encoded, block: Block, start: int
+    ) -> "Pool":
+        """Keep the pairs that are still wanted, and score those that are new.
+
+        Args:
+            keys: all that is wanted; of passages before `start` only such as are here.
+            query: all queries.
+            block: passages from number `start` on.
+            start: of the block.
+
+        Returns:
+            The pairs of these keys.
+        """
+        keys = np.unique(keys)
+        row, at = np.divmod(keys, max(self.passages, 1))
+        new = at >= start
+        found = np.empty((len(self.heads), len(keys)), np.float32)
+        found[:, ~new] = self.scores[:, np.isin(self.keys, keys)]
+        found[:, new] = self._scored(row[new], at[new] - start, query, block)
+        return Pool(self.heads, self.passages, keys, found)
+
+    def best(
+        self,
+        share: Mapping[str, float],
+        queries: int,
+        k: int,
+        *,
+        only: np.ndarray | None = None,
+    ) -> Best:
+        """The best pairs of each query by a weighted sum of the scores.
+
+        Args:
+            share: head -> weight; 0 where it has none.
+            queries: how many there are.
+            k: passages of each, at most.
+            only: keys of the pairs to choose from; None = all.
+
+        Returns:
+            Of equal scores the lower passage number comes first.
+        """
+        total = np.zeros(len(self.keys), np.float32)
+        for head, part in zip(self.heads, self.scores, strict=True):
+            total += np.float32(share.get(head, 0)) * part
+        chosen = slice(None) if only is None else np.isin(self.keys, only)
+        total = total[chosen]
+        row, at = np.divmod(self.keys[chosen], max(self.passages, 1))
+        edges = np.searchsorted(row, np.arange(queries + 1)).tolist()
+        best = Best.none(queries, k)
+        for number, (first, last) in enumerate(itertools.pairwise(edges)):
+            order = first + np.argsort(-total[first:last], kind="stable")[:k]
+            best.scores[number, : len(order)] = total[order]
+            best.at[number, : len(order)] = at[order]
+        return best
+
+    def _scored(
+        self, row: np.ndarray, at: np.ndarray, query: Encoded, block: Block
+    ) -> np.ndarray:
+        found = np.empty((len(self.heads), len(row)), np.float32)
+        edges = [*np.flatnonzero(np.diff(row, prepend=-1)).tolist(), len(row)]
+        for first, last in itertools.pairwise(edges):
+            number = int(row[first])
+            one = query[number : number + 1]
+            for i, head in enumerate(self.heads):
+                found[i, first:last] = block.score(head, one, at[first:last])
+        return found
+
+
+def _shares(
+    name: str, weights: Sequence[float], heads: Sequence[str]
+) -> dict[str, float]:
+    """Weights of the heads that there are; they add up to 1."""
+    share = scores.shares(weights, where=name)
+    there = {head: share[head] for head in heads}
+    total = sum(there.values())
+    if total == 0 and len(heads) > 1:
+        expected = f"a weight above 0 for {' or '.join(heads)}"
+        raise InputError(expected, f"{weights}", where=f"{name}: weights")
+    return {head: one / total for head, one in there.items()} if total else there

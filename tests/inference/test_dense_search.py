@@ -1,0 +1,170 @@
+"""The k best passages are found, in every tiling, on every mesh, in every storage."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3jax.core.errors import InputError
+from m3jax.inference import dense_search
+from m3jax.inference.dense_search import recall, top_k
+from m3jax.inference.vectors import Vectors
+from tests.compare import line
+
+
+def naive(query: np.ndarray, passage: np.ndarray, k: int) -> tuple[Any, Any]:
+    scores = query.astype(np.float64) @ passage.T.astype(np.float64)
+    at = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the first
+    return np.take_along_axis(scores, at, 1), at
+
+
+def check(query: Any, passage: Any, k: int, **options: Any) -> None:
+    scores, at = top_k(query, passage, k, **options)
+    expected, expected_at = naive(np.asarray(query), np.asarray(passage), k)
+    assert (scores.dtype, at.dtype) == (np.float32, np.int64)
+    np.testing.assert_array_equal(at, expected_at)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@functools.cache
+def vectors(count: int, seed: int, values: int | None = None) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if values is None:
+        return rng.standard_normal((count, 8), np.float32)
+    # Small integers: sums are exact, so equal scores are equal in any order.
+    return rng.integers(-values, values + 1, (count, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("values", [None, 1])
+@pytest.mark.parametrize("tile", [7, 64, 500, 10_000])
+def test_equals_a_sort(tile: int, values: int | None) -> None:
+    check(vectors(5, 0, values), vectors(500, 1, values), 20, tile=tile)
+
+
+def test_default_tile() -> None:
+    check(vectors(3, 0, 1), vectors(20_000, 1, 1), 100)
+
+
+def test_ties_take_the_lower_number() -> None:
+    passage = np.ones((50, 4), np.float32)
+    scores, at = top_k(np.ones((1, 4), np.float32), passage, 12, tile=5)
+    assert at.tolist() == [list(range(12))]
+    assert scores.tolist() == [[4.0] * 12]
+
+
+def test_both_zeros_are_equal() -> None:
+    passage = np.array([[-1.0], [-1.0], [1.0]], np.float32)  # -0, -0 and 0
+    scores, at = top_k(np.zeros((1, 1), np.float32), passage, 3)
+    assert at.tolist() == [[0, 1, 2]]
+    assert not np.signbit(scores).any()
+
+
+def test_negative_scores_beat_what_fills_a_tile() -> None:
+    scores, at = top_k(-np.ones((1, 2)), np.ones((5, 2)), 5, tile=4)
+    assert at.tolist() == [[0, 1, 2, 3, 4]]
+    assert scores.tolist() == [[-2.0] * 5]
+
+
+@pytest.mark.parametrize(
+    ("queries", "passages", "k"), [(3, 4, 9), (2, 1, 5), (1, 7, 7)]
+)
+def test_k_beyond_the_corpus(queries: int, passages: int, k: int) -> None:
+    query, passage = vectors(queries, 0), vectors(passages, 1)
+    assert top_k(query, passage, k)[1].shape == (queries, min(k, passages))
+    check(query, passage, k, tile=3)
+
+
+@pytest.mark.parametrize(("queries", "passages"), [(0, 5), (5, 0), (0, 0)])
+def test_nothing_to_search(queries: int, passages: int) -> None:
+    scores, at = top_k(np.ones((queries, 2)), np.ones((passages, 2)), 3)
+    assert scores.shape == at.shape == (queries, min(3, passages))
+
+
+def test_more_queries_than_are_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = set()
+    find = dense_search._find
+
+    def record(query: Any, passage: Any, *rest: Any, **options: Any) -> Any:
+        shapes.add((len(query), len(passage)))
+        return find(query, passage, *rest, **options)
+
+    monkeypatch.setattr(dense_search, "_find", record)
+    check(vectors(300, 0), vectors(500, 1), 10, tile=200)
+    # Even parts, in groups of 32; so memory does not grow with either side.
+    assert shapes == {(150, 192)}
+
+
+def test_arrays_of_any_kind(tmp_path: Path) -> None:
+    query, passage = vectors(3, 0, 1), vectors(90, 1, 1)
+    np.save(tmp_path / "passage.npy", passage)
+    mapped = np.load(tmp_path / "passage.npy", mmap_mode="r")
+    check(query, mapped, 4, tile=40)
+    check(jnp.asarray(query), jnp.asarray(passage), 4, tile=40)
+
+
+@pytest.mark.parametrize(
+    ("k", "options", "message"),
+    [
+        (0, {}, "k: expected a positive number, found 0"),
+        (1, {"tile": 0}, "tile: expected a positive number, found 0"),
+    ],
+)
+def test_top_k_refuses(k: int, options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        top_k(np.ones((1, 2)), np.ones((1, 2)), k, **options)
+    with pytest.raises(
+        InputError, match="passages of width 2, as the queries, found 3"
+    ):
+        top_k(np.ones((1, 2)), np.ones((1, 3)), 1)
+
+
+@pytest.mark.parametrize("values", [None, 1])
+@pytest.mark.parametrize(("count", "tile"), [(3, None), (700, 256), (5_000, None)])
+def test_a_mesh_finds_the_same(count: int, tile: int | None, values: Any) -> None:
+    for devices in (2, 8):
+        options = {"tile": tile, "mesh": line(devices)}
+        check(vectors(3, 0, values), vectors(count, 1, values), 20, **options)
+
+
+def test_groups_that_tie_with_the_last() -> None:
+    # 4,096 passages in groups of 32, most of them equal: the lowest numbers count.
+    passage = np.ones((4_096, 1), np.float32)
+    passage[4_000:4_010] = 2
+    check(np.ones((1, 1), np.float32), passage, 64)
+    # No tie: what the groups find is taken.
+    check(np.ones((2, 1), np.float32), np.arange(4_096.0)[:, None], 64)
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_few_bytes_are_scored_as_what_they_stand_for(storage: Any) -> None:
+    passage, query = vectors(600, 1), vectors(4, 0)
+    kept = Vectors.of(passage, storage)
+    for mesh in (None, line(2)):
+        scores, at = top_k(query, kept, 30, tile=128, mesh=mesh)
+        expected, expected_at = naive(query, kept.float32(), 30)
+        np.testing.assert_array_equal(at, expected_at)
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_recall_says_what_is_missed() -> None:
+    query, passage = vectors(200, 0), vectors(900, 1)
+    at = top_k(query, passage, 10)[1]
+    assert recall(query, passage, at) == 1
+    at[:, -1] = at[:, 0]
+    assert recall(query, passage, at) == pytest.approx(0.9)
+    scores, near = top_k(query, passage, 10, recall_target=0.9)
+    assert recall(query, passage, near) >= 0.9
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(query @ passage.T, near, axis=1), atol=1e-5
+    )
+    assert recall(query[:0], passage, at[:0]) == 1
+
+
+@pytest.mark.parametrize("target", [0, 1, -0.5, 2])
+def test_recall_target_is_a_share(target: float) -> None:
+    message = "recall_target: expected a share above 0 and below 1"
+    with pytest.raises(InputError, match=message):
+        top_k(np.ones((1, 2)), np.ones((3, 2)), 1, recall_target=target)
