@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from m3jax.inference.embedder import Embedder
     from m3jax.inference.encode import CutWarning
     from m3jax.inference.encoded import Encoded
+    from m3jax.inference.index import Index
     from m3jax.inference.reranker import Reranker
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "CutWarning",
     "Embedder",
     "Encoded",
+    "Index",
     "InputError",
     "Reranker",
     "losses",
@@ -29,6 +31,7 @@ __all__ = [
 _PUBLIC = {
     "Embedder": ("m3jax.inference.embedder", "Embedder"),
     "Encoded": ("m3jax.inference.encoded", "Encoded"),
+    "Index": ("m3jax.inference.index", "Index"),
     "InputError": ("m3jax.core.errors", "InputError"),
     "CutWarning": ("m3jax.inference.encode", "CutWarning"),
     "Reranker": ("m3jax.inference.reranker", "Reranker"),

@@ -66,7 +66,7 @@ def test_flags_are_real() -> None:
     found["train"] |= set(re.findall(r"^\| `(--[\w.-]+)", README, re.MULTILINE))
     found["train"] |= set(re.findall(r"`(--(?:lora|optimizer)[\w.-]+)`", README))
     programs = {"train", "search", "encode", "rerank", "convert", "prepare", "inspect"}
-    assert set(found) == programs
+    assert set(found) == programs | {"evaluate"}
     assert len(found["train"]) >= 10
     for program, flags in found.items():
         words = ["--config", str(ROOT / "configs/pairs.py")]
@@ -123,6 +123,21 @@ def test_the_loss_example_runs_on_all_devices() -> None:
     # Adam's first moment is a tenth of the gradient.
     for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * float(np.abs(y).max()))
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.parametrize("what", ["m3jax.Index.build", "qdrant.upload"])
+def test_the_search_examples_run(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import m3jax
+    from tests.evaluation.sets import embedder
+
+    (code,) = [block for block in blocks("python") if what in block]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(m3jax.Embedder, "load", lambda name: embedder())
+    exec(compile(code, "README.md", "exec"), {"m3jax": m3jax, "model": embedder()})
+    assert list(tmp_path.iterdir())  # an index, or Qdrant's folder
 
 
 def test_configs_are_what_they_say() -> None:

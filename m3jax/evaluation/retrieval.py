@@ -1,7 +1,8 @@
-"""How well queries find their passages: nDCG@10, MRR@10 and recall@100."""
+"""How well queries find their passages: nDCG, MRR, recall, MAP, by trec_eval."""
 
+import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytrec_eval
@@ -11,27 +12,33 @@ from m3jax.core.errors import InputError
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 # Query id -> passage id -> score.
 Results = dict[str, dict[str, float]]
+# Ours -> trec_eval's; recip_rank has no cutoff of its own.
+_MEASURES = {"ndcg": "ndcg_cut", "recall": "recall", "map": "map_cut", "precision": "P"}
+_NAME = re.compile(r"(ndcg|recall|map|precision|mrr)@([1-9]\d{0,5})|map")
 
 
 def measure(
-    results: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, int]]
+    results: Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    metrics: Sequence[str] = METRICS,
 ) -> dict[str, float]:
     """Score a ranking with trec_eval: the mean over the judged queries.
 
-    nDCG@10 sums grade / log2(rank + 1), as BEIR does; for MRR@10 and recall@100 a
-    passage with a grade above 0 is relevant. trec_eval compares scores in float32, and
-    of equal ones puts the id that is last in the alphabet first. A judged query
-    without results counts 0; a query without judgements does not count.
+    nDCG sums grade / log2(rank + 1), as BEIR does; for the others a passage with a
+    grade above 0 is relevant. trec_eval compares scores in float32, and of equal ones
+    puts the id that is last in the alphabet first. A judged query without results
+    counts 0; a query without judgements does not count.
 
     Args:
-        results: query id -> passage id -> score, at least the 100 best of each.
+        results: query id -> passage id -> score, as many as the deepest metric needs.
         qrels: query id -> passage id -> grade.
+        metrics: ndcg@k, mrr@k, recall@k, map@k, precision@k or map, for any k.
 
     Returns:
-        ndcg@10, mrr@10 and recall@100, from 0 to 1.
+        Metric -> value from 0 to 1.
 
     Raises:
-        InputError: no query is judged.
+        InputError: no query is judged, or a metric is unknown.
 
     Source: Järvelin and Kekäläinen 2002; https://github.com/usnistgov/trec_eval.
 
@@ -39,20 +46,75 @@ def measure(
         >>> measure({"q": {"a": 2.0, "b": 1.0}}, {"q": {"b": 1}})["mrr@10"]
         0.5
     """
+    rows = by_query(results, qrels, metrics)
+    return {name: statistics.fmean(row.values()) for name, row in rows.items()}
+
+
+def by_query(
+    results: Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    metrics: Sequence[str] = METRICS,
+) -> dict[str, dict[str, float]]:
+    """Score a ranking query by query; see `measure`.
+
+    Args:
+        results: query id -> passage id -> score.
+        qrels: query id -> passage id -> grade.
+        metrics: see `measure`.
+
+    Returns:
+        Metric -> query id -> value.
+
+    Raises:
+        InputError: no query is judged, or a metric is unknown.
+
+    Example:
+        >>> by_query({"q": {"a": 1.0}}, {"q": {"a": 1}, "r": {"a": 1}}, ["ndcg@1"])
+        {'ndcg@1': {'q': 1.0, 'r': 0.0}}
+    """
     if not qrels:
         raise InputError("at least one judged query", "none", where="qrels")
+    check_metrics(metrics)
     ranked = {query: dict(results.get(query, {})) for query in qrels}
     judged = {query: dict(grades) for query, grades in qrels.items()}
-    whole = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10", "recall.100"})
-    found = whole.evaluate(ranked)
-    # recip_rank has no cutoff of its own.
-    top = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"})
-    first = top.evaluate({query: _best(row, 10) for query, row in ranked.items()})
-    return {
-        "ndcg@10": statistics.fmean(row["ndcg_cut_10"] for row in found.values()),
-        "mrr@10": statistics.fmean(row["recip_rank"] for row in first.values()),
-        "recall@100": statistics.fmean(row["recall_100"] for row in found.values()),
+    wanted = {name: _measure(name) for name in metrics if not name.startswith("mrr@")}
+    whole = pytrec_eval.RelevanceEvaluator(judged, set(wanted.values()))
+    found = whole.evaluate(ranked) if wanted else {}
+    values = {
+        name: {query: row[key.replace(".", "_")] for query, row in found.items()}
+        for name, key in wanted.items()
     }
+    for name in metrics:
+        if name not in wanted:
+            cut = int(name.partition("@")[2])
+            top = {query: _best(row, cut) for query, row in ranked.items()}
+            rank = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(top)
+            values[name] = {query: row["recip_rank"] for query, row in rank.items()}
+    return {name: values[name] for name in metrics}
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Refuse metrics that are not known.
+
+    Raises:
+        InputError: names the first, or says that there is none.
+
+    Example:
+        >>> check_metrics(["ndgc@10"])
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: metrics: expected ndcg@k, mrr@k, recall@k, \
+map@k, precision@k or map, found 'ndgc@10'
+    """
+    unknown = [name for name in metrics if not _NAME.fullmatch(name)]
+    if unknown or not metrics:
+        expected = "ndcg@k, mrr@k, recall@k, map@k, precision@k or map"
+        found = repr(unknown[0]) if unknown else "none"
+        raise InputError(expected, found, where="metrics")
+
+
+def _measure(name: str) -> str:
+    kind, _, cut = name.partition("@")
+    return f"{_MEASURES[kind]}.{cut}" if cut else kind
 
 
 def _best(row: Mapping[str, float], k: int) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """Results side by side, for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
+
+from m3jax.evaluation.outcome import KINDS, Outcome
 
 HEADERS = {
     "ndcg@10": "nDCG@10",
@@ -68,3 +70,33 @@ def by_head(
             row = f"{name}, {head}" if head else name
             found.setdefault(row, {})[metric] = value
     return {name: values for name, values in found.items() if values}
+
+
+def summary(outcomes: Sequence[Outcome], title: str) -> Table:
+    """What decides each test set, a row a set and a system.
+
+    Args:
+        outcomes: of one model.
+        title: what was measured.
+
+    Returns:
+        The table; the best system of a set comes first.
+
+    Example:
+        >>> values = {"dense": {"ndcg@10": 0.5}, "BM25": {"ndcg@10": 0.75}}
+        >>> summary([Outcome("sea", "retrieval", "ndcg@10", values)], "model").row_count
+        2
+    """
+    made = Table(title=Text(title))
+    for name in ("test set", "", "metric", "system"):
+        made.add_column(name, overflow="fold")
+    made.add_column("value", justify="right")
+    for outcome in outcomes:
+        ranked = sorted(outcome.decisive.items(), key=lambda one: -one[1])
+        for number, (system, value) in enumerate(ranked):
+            first = (outcome.label, KINDS[outcome.kind], outcome.main)
+            cells = first if number == 0 else ("", "", "")
+            last = number == len(ranked) - 1
+            row = (*map(Text, (*cells, system)), f"{value:.4f}")
+            made.add_row(*row, end_section=last)
+    return made

@@ -203,35 +203,59 @@ def _of_device(
     scores = ops.dense(query, values.astype(jnp.float32))
     if scales is not None:
         scores = scores * scales[None]
-    at = here + jnp.arange(len(values))
-    # The sort tells -0 from 0; and rows that only fill up the tile are no passages.
-    scores = jnp.where(scores == 0, 0, scores)
-    scores = jnp.where(((at >= skip) & (at < end))[None], scores, -jnp.inf)
-    k = min(k, len(values))
+    count, k = len(values), min(k, len(values))
+    every = jnp.arange(count)
+
+    def counted(scores: Array, place: Array) -> Array:
+        # The sort tells -0 from 0; and rows that only fill up the tile are no passages.
+        scores = jnp.where(scores == 0, 0, scores)
+        at = here + place
+        return jnp.where((at >= skip) & (at < end), scores, -jnp.inf)
+
+    def whole(scores: Array) -> tuple[Array, Array]:
+        return _top_k(counted(scores, every), k)
+
     if recall_target is not None:
-        best, place = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
+        best, place = jax.lax.approx_max_k(
+            counted(scores, every), k, recall_target=recall_target
+        )
         return best, place + here
-    groups = len(values) // _GROUP
-    if len(values) % _GROUP or groups <= k:
-        best, place = jax.lax.top_k(scores, k)
+    groups = count // _GROUP
+    if count % _GROUP or groups <= k:
+        best, place = whole(scores)
         return best, place + here
-    grouped = scores.reshape(len(query), _GROUP, groups)
-    peak, which = jax.lax.top_k(grouped.max(axis=1), k + 1)
+
+    def peaks(scores: Array) -> Array:
+        return scores.reshape(len(query), _GROUP, groups).max(axis=1)
+
+    # In most tiles all rows count: no second copy of the scores is made of these.
+    peak, which = _top_k(
+        jax.lax.cond(
+            (here >= skip) & (here + count <= end),
+            peaks,
+            lambda scores: peaks(scores),
+            scores,
+        ),
+        k + 1,
+    )
     which = jnp.sort(which[:, :k], axis=1)  # so that places rise with the numbers
-    some = jnp.take_along_axis(grouped, which[:, None], axis=2)
-    best, place = jax.lax.top_k(some.reshape(len(query), _GROUP * k), k)
-    group = jnp.take_along_axis(which, place % k, axis=1)
-    few = best, place // k * groups + group
+    place = jnp.arange(_GROUP)[None, :, None] * groups + which[:, None]
+    place = place.reshape(len(query), _GROUP * k)
+    take = functools.partial(jnp.take_along_axis, axis=1, mode="promise_in_bounds")
+    best, at = _top_k(counted(take(scores, place), place), k)
+    few = best, take(place, at)
     # A group that was left out has a passage as good as the last: which is the lower?
     tied = jnp.any(peak[:, k] >= best[:, -1])
-    whole = functools.partial(_top_k, k=k)
     best, place = jax.lax.cond(tied, whole, lambda scores: few, scores)
     return best, place + here
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
     best, place = jax.lax.top_k(scores, k)  # of equal scores the first
-    return best, place
+    # Whoever cuts these results would else turn XLA's TopK on CPU into a whole sort;
+    # one barrier for both would end XLA's compiler where a mesh is.
+    barrier = jax.lax.optimization_barrier
+    return barrier(best), barrier(place)
 
 
 @jax.jit

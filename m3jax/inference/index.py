@@ -200,7 +200,7 @@ class Index:
             k: how many.
             mode: "dense", "sparse" or "multivec"; "dense+sparse" or "hybrid" for the
                 weighted mean of these heads' scores; "rrf" for reciprocal-rank fusion.
-                None takes hybrid where there is more than one head.
+                None takes what query and index both have: one head, or hybrid.
             weights: of dense, sparse and multivec in a mixture; None takes BGE-M3's,
                 (1, 0.3, 1).
             rescored: passages that dense and sparse find for multivec and the mixtures;
@@ -215,14 +215,11 @@ class Index:
             InputError: the index has no such mode, the query lacks an output, widths
                 differ, or a number is below 1.
         """
-        if mode is None:
-            mode = "hybrid" if "hybrid" in self.modes else self.modes[0]
-        if mode not in self.modes:
-            known = ", ".join(self.modes)
-            expected = f"one of {known}, as the index has them"
-            raise InputError(expected, repr(mode), where="mode")
-        heads = self._heads(mode, rescored)
-        mixtures = {} if mode in HEADS or mode == "rrf" else {mode: weights or _WEIGHTS}
+        chosen, there = self._choose(mode, query)
+        heads = _heads(chosen, there, rescored)
+        mixtures = (
+            {} if chosen in HEADS or chosen == "rrf" else {chosen: weights or _WEIGHTS}
+        )
         found = rank(
             query,
             self.segments,
@@ -231,10 +228,10 @@ class Index:
             k=k,
             rescored=rescored,
             mixtures=mixtures,
-            rrf=mode == "rrf",
+            rrf=chosen == "rrf",
             options={"mesh": mesh, "recall_target": recall_target},
         )
-        return found[mode].first(min(k, len(self)))
+        return found[chosen].first(min(k, len(self)))
 
     def search(
         self, query: Encoded, *, k: int = 10, **options: Any
@@ -332,16 +329,28 @@ class Index:
         about, segments = index_folder.read(Path(folder))
         return cls(segments, about, Path(folder))
 
-    def _heads(self, mode: str, rescored: int | None) -> list[str]:
-        """Those that a mode needs."""
-        there = self.about["outputs"]
-        if mode == "dense+sparse":
-            return ["dense", "sparse"]
-        if mode in ("hybrid", "rrf"):
-            return list(there)
-        if mode == "multivec" and rescored is not None:  # of what another one finds
-            return [*[head for head in there if head != mode][:1], mode]
-        return [mode]
+    def _choose(self, mode: str | None, query: Encoded) -> tuple[str, list[str]]:
+        """The mode, and the heads that it may take."""
+        there = list(self.about["outputs"])
+        if mode is None:
+            both = [head for head in there if getattr(query, head) is not None]
+            return ("hybrid", both) if len(both) > 1 else ((both or there)[0], there)
+        if mode not in self.modes:
+            known = ", ".join(self.modes)
+            expected = f"one of {known}, as the index has them"
+            raise InputError(expected, repr(mode), where="mode")
+        return mode, there
+
+
+def _heads(mode: str, there: list[str], rescored: int | None) -> list[str]:
+    """Those that a mode needs, of those that there are."""
+    if mode == "dense+sparse":
+        return ["dense", "sparse"]
+    if mode in ("hybrid", "rrf"):
+        return there
+    if mode == "multivec" and rescored is not None:  # of what another one finds
+        return [*[head for head in there if head != mode][:1], mode]
+    return [mode]
 
 
 def _new(corpus: Records, known: dict[str, bytes]) -> Iterator[tuple[str, str]]:

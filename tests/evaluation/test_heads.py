@@ -16,9 +16,9 @@ from m3jax.core.mesh_config import MeshConfig
 from m3jax.data.prompts import Prompts
 from m3jax.data.records import Retrieval
 from m3jax.evaluation import heads
-from m3jax.inference.best import Best, best_places
 from m3jax.evaluation.heads import score, search
 from m3jax.evaluation.retrieval import measure
+from m3jax.inference.best import Best, best_places
 from m3jax.inference.encode import encode
 from m3jax.nn.embedding import EmbeddingModule, init
 from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer

@@ -112,7 +112,7 @@ def test_arrays_of_any_kind(tmp_path: Path) -> None:
         (1, {"tile": 0}, "tile: expected a positive number, found 0"),
     ],
 )
-def test_top_k_refuses(k: int, options: dict[str, int], message: str) -> None:
+def test_top_k_refuses(k: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         top_k(np.ones((1, 2)), np.ones((1, 2)), k, **options)
     with pytest.raises(
@@ -125,7 +125,7 @@ def test_top_k_refuses(k: int, options: dict[str, int], message: str) -> None:
 @pytest.mark.parametrize(("count", "tile"), [(3, None), (700, 256), (5_000, None)])
 def test_a_mesh_finds_the_same(count: int, tile: int | None, values: Any) -> None:
     for devices in (2, 8):
-        options = {"tile": tile, "mesh": line(devices)}
+        options: dict[str, Any] = {"tile": tile, "mesh": line(devices)}
         check(vectors(3, 0, values), vectors(count, 1, values), 20, **options)
 
 

@@ -98,6 +98,19 @@ def test_every_mode_is_exact_where_all_are_candidates(mode: str, k: int) -> None
     same(found, expected)
 
 
+def test_without_a_mode_it_is_what_both_sides_have() -> None:
+    query, _ = encoded()
+    same(built().search(query), built().search(query, mode="hybrid"))
+    dense = Encoded(query.dense)
+    same(built().search(dense), built().search(query, mode="dense"))
+    two = Encoded(query.dense, query.sparse)
+    same(built().search(two), built().search(query, mode="dense+sparse"))
+    with pytest.raises(
+        InputError, match="query: expected dense embeddings, found none"
+    ):
+        built().search(Encoded())
+
+
 def test_multivec_orders_what_dense_finds_or_everything() -> None:
     query, passage = encoded()
     first = built().search(query, k=5, mode="dense")
@@ -169,7 +182,7 @@ def test_why() -> None:
     first_text = "passage: " + next(iter(corpus().values()))
     own, names = (
         [
-            str(backend.id_to_token(i)).strip("\u2581")
+            str(backend.id_to_token(i)).strip("\u2581") or "\u2423"
             for i in backend.encode(one).ids[1:]
         ]
         for one in (text, first_text)

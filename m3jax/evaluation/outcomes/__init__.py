@@ -1,0 +1,1 @@
+"""What each kind of test set says of a model, as an `Outcome`."""

@@ -1,0 +1,194 @@
+"""Retrieval: every head and mixture of a model, BM25 beside them, and a reranker."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from m3jax.data.prompts import Prompts, query_prompt
+from m3jax.data.records import Retrieval
+from m3jax.data.retrieval import read_beir
+from m3jax.evaluation import bm25, heads, reranking
+from m3jax.evaluation.outcome import Histogram, Outcome
+from m3jax.evaluation.outcomes.settings import Settings
+from m3jax.evaluation.retrieval import Results, by_query, measure
+from m3jax.inference.embedder import Embedder
+from m3jax.inference.reranker import Reranker
+
+BM25 = "BM25"
+MIXED = "dense+sparse"
+_CURVE = (1, 3, 5, 10, 20, 50, 100, 200, 500, 1_000)
+_DRAWN = 100  # passages of each query in a histogram
+
+
+def read(path: Path, split: str) -> tuple[Retrieval, tuple[str, ...]]:
+    """A folder in BEIR's layout, and what is odd about it."""
+    notes: list[str] = []
+    return read_beir(path, split, say=notes.append), tuple(notes)
+
+
+def search(
+    embedder: Embedder, data: Retrieval, settings: Settings
+) -> dict[str, Results]:
+    """Search a test set with every head of a model, and by BM25.
+
+    Args:
+        embedder: the model.
+        data: queries and corpus.
+        settings: see `Settings`.
+
+    Returns:
+        System -> query id -> passage id -> score.
+
+    Raises:
+        InputError: a setting does not fit the model.
+    """
+    there = settings.outputs or embedder.module.config.outputs
+    d, s, _ = settings.weights
+    mixtures = {MIXED: (d, s, 0.0)} if len(there) == 3 and d + s > 0 else {}
+    length = settings.max_length or embedder.max_length
+    prompts = query_prompt(embedder.prompts, settings.task)
+    return heads.search(
+        embedder.module,
+        embedder.params,
+        embedder.tokenizer,
+        data,
+        Prompts(prompts, embedder.prompts.passage),
+        query_length=length,
+        passage_length=length,
+        mesh=embedder.mesh,
+        outputs=settings.outputs,
+        weights=settings.weights,
+        mixtures=mixtures,
+        rrf=settings.rrf,
+        k=settings.k,
+        rescored=settings.rescored,
+        batch_tokens=settings.batch_tokens,
+        progress=settings.progress,
+    ) | {BM25: bm25.search(data, settings.k)}
+
+
+def outcome(
+    name: str,
+    found: Mapping[str, Results],
+    data: Retrieval,
+    metrics: Sequence[str],
+    *,
+    language: str | None = None,
+    passage_language: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> Outcome:
+    """Measure rankings.
+
+    Args:
+        name: of the set.
+        found: system -> query id -> passage id -> score.
+        data: the judgements.
+        metrics: of `retrieval.measure`; the first decides.
+        language: of the queries.
+        passage_language: of the passages, where that is told apart.
+        notes: what a reader should know.
+
+    Returns:
+        The outcome, without plots; see `plotted`.
+    """
+    rows = {system: by_query(one, data.qrels, metrics) for system, one in found.items()}
+    return Outcome(
+        name=name,
+        kind="retrieval",
+        main=metrics[0],
+        values={
+            system: {key: statistics.fmean(each.values()) for key, each in row.items()}
+            for system, row in rows.items()
+        },
+        items={system: row[metrics[0]] for system, row in rows.items()},
+        counts={"queries": len(data.qrels), "passages": len(data.corpus)},
+        notes=notes,
+        language=language,
+        passage_language=passage_language,
+    )
+
+
+def plotted(made: Outcome, found: Mapping[str, Results], data: Retrieval) -> Outcome:
+    """Add recall curves, and histograms of the scores of what was found.
+
+    Args:
+        made: of `outcome`.
+        found: system -> query id -> passage id -> score.
+        data: the judgements.
+    """
+    deepest = max(len(row) for one in found.values() for row in one.values())
+    cuts = [k for k in _CURVE if k <= max(deepest, 1)]
+    curves, histograms = {}, {}
+    for system, one in found.items():
+        recall = measure(one, data.qrels, [f"recall@{k}" for k in cuts])
+        curves[system] = dict(zip(cuts, recall.values(), strict=True))
+        if (histogram := _histogram(one, data)) is not None:
+            histograms[system] = histogram
+    return dataclasses.replace(made, curves=curves, histograms=histograms)
+
+
+def rerank(
+    before: Outcome,
+    reranker: Reranker,
+    found: Results,
+    data: Retrieval,
+    settings: Settings,
+    *,
+    first: str,
+    candidates: int = 100,
+) -> tuple[Outcome, Results]:
+    """Let a reranker order what a first stage found.
+
+    Args:
+        before: of the first stage.
+        reranker: the model.
+        found: ranking of the first stage.
+        data: the texts and judgements.
+        settings: see `Settings`.
+        first: what the first stage is called.
+        candidates: how many of each query are ordered.
+
+    Returns:
+        The outcome of the candidates as they came and of the reranker, and its order.
+    """
+    best = {
+        query: dict(sorted(row.items(), key=lambda one: -one[1])[:candidates])
+        for query, row in found.items()
+    }
+    ordered = reranking.rerank(
+        reranker.module,
+        reranker.params,
+        reranker.tokenizer,
+        data,
+        best,
+        max_length=reranker.max_length,
+        task=settings.task,
+        mesh=reranker.mesh,
+        batch_tokens=settings.batch_tokens,
+        progress=settings.progress,
+    )
+    both = {f"{first}, its best {candidates}": best, "reranked": ordered}
+    made = outcome(
+        before.name,
+        both,
+        data,
+        settings.metrics,
+        language=before.language,
+        passage_language=before.passage_language,
+    )
+    made = dataclasses.replace(made, kind="reranking")
+    return plotted(made, both, data), ordered
+
+
+def _histogram(found: Results, data: Retrieval) -> Histogram | None:
+    """Scores of relevant passages and of others, among the best of each query."""
+    relevant, other = [], []
+    for query, row in found.items():
+        grades = data.qrels.get(query, {})
+        for passage, score in list(row.items())[:_DRAWN]:
+            (relevant if grades.get(passage, 0) > 0 else other).append(score)
+    both = [*relevant, *other]
+    if len(both) < 2 or min(both) == max(both):
+        return None
+    return Histogram.of(relevant, other)

@@ -1,0 +1,245 @@
+"""The program that measures, on a small model and small sets of every kind."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m3jax import evaluate
+from m3jax.core.errors import InputError
+from m3jax.evaluation import bm25, heads
+from m3jax.evaluation.outcomes import retrieval
+from m3jax.evaluation.results import read_results
+from m3jax.evaluation.retrieval import measure
+from m3jax.evaluation.similarity import correlate
+from m3jax.evaluation.trec import read_run
+from m3jax.inference.embedder import Embedder
+from tests.evaluation.sets import (
+    embedder,
+    write_beir,
+    write_bitext,
+    write_labelled,
+    write_sts,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and test sets that tests must not change."""
+    place = tmp_path_factory.mktemp("evaluate")
+    embedder().save(place / "model")
+    write_beir(place / "sea", unanswered=True)
+    write_sts(place / "sts.jsonl")
+    write_labelled(place / "intents")
+    write_bitext(place / "tatoeba")
+    for language in ("de", "en"):
+        write_beir(place / "xquad" / language, seed=len(language) + ord(language[0]))
+    return place
+
+
+def call(*words: Any) -> None:
+    old = sys.argv
+    sys.argv = ["evaluate", *map(str, words)]
+    try:
+        evaluate.main()
+    finally:
+        sys.argv = old
+
+
+@pytest.fixture(scope="module")
+def done(place: Path) -> Path:
+    """Everything measured once."""
+    names = ("sea", "sts.jsonl", "intents", "tatoeba", "xquad")
+    sets = [place / name for name in names]
+    words = ("--model", place / "model", "--output", place / "out", "--runs", "2")
+    call(*words, "--rescored", "10", "--cross-lingual", "--data", *sets)
+    return place / "out"
+
+
+def by_label(folder: Path) -> dict[tuple[str, str], Any]:
+    found = read_results(folder)
+    return {(one.kind, one.label): one for one in found.outcomes}
+
+
+def test_every_set_is_measured(done: Path) -> None:
+    assert list(by_label(done)) == [
+        ("retrieval", "sea"),
+        ("sts", "sts"),
+        ("classification", "intents"),
+        ("zero_shot", "intents"),
+        ("clustering", "intents"),
+        ("bitext", "tatoeba, deu"),
+        ("bitext", "tatoeba, fra"),
+        ("retrieval", "xquad, de → de"),
+        ("retrieval", "xquad, de → en"),
+        ("retrieval", "xquad, en → de"),
+        ("retrieval", "xquad, en → en"),
+    ]
+    page = (done / "report.html").read_text(encoding="utf-8")
+    assert "intents: 3 labels" in page and "<script" not in page
+
+
+def test_retrieval_is_the_search_of_every_head(place: Path, done: Path) -> None:
+    found = by_label(done)["retrieval", "sea"]
+    model = Embedder.load(place / "model")
+    data, _ = retrieval.read(place / "sea", "test")
+    rankings = heads.search(
+        model.module,
+        model.params,
+        model.tokenizer,
+        data,
+        model.prompts,
+        query_length=32,
+        passage_length=32,
+        mixtures={"dense+sparse": (1, 0.3, 0)},
+        rrf=True,
+        rescored=10,
+        k=1_000,
+    )
+    rankings["BM25"] = bm25.search(data, 1_000)
+    assert {*found.values} == {*rankings}
+    assert len(found.values) == 7
+    for system, results in rankings.items():
+        expected = measure(results, data.qrels, ["ndcg@10", "mrr@10", "map"])
+        for metric, value in expected.items():
+            assert found.values[system][metric] == pytest.approx(value, abs=1e-6)
+        run = read_run(done / "runs" / f"sea.{system}.trec")
+        assert measure(run, data.qrels) == pytest.approx(measure(results, data.qrels))
+    assert found.counts == {"queries": 5, "passages": 30}
+    assert "1 of 6 queries has no passage judged above 0" in found.notes[0]
+    assert found.curves["dense"][20] >= found.curves["dense"][5]
+    assert sum(found.histograms["dense"].relevant) <= 5
+
+
+def test_similarity_labels_and_bitexts(place: Path, done: Path) -> None:
+    found = by_label(done)
+    model = Embedder.load(place / "model")
+    rows = _rows(place / "sts.jsonl")
+    sides = [
+        model.encode_query([row[side] for row in rows]).dense
+        for side in ("sentence1", "sentence2")
+    ]
+    cosines = np.sum(sides[0] * sides[1], axis=1)  # type: ignore[operator]
+    expected = correlate(cosines, [row["score"] for row in rows])["spearman"]
+    values = found["sts", "sts"].values["dense"]
+    assert values["spearman"] == pytest.approx(expected)
+    assert {"alignment", "uniformity", "pearson"} <= {*values}
+    probe = found["classification", "intents"]
+    assert {*probe.values} == {"linear probe", "few-shot, 8", "5 neighbours"}
+    assert probe.counts == {"training rows": 24, "test rows": 12, "labels": 3}
+    assert 0 <= found["zero_shot", "intents"].values["dense"]["accuracy"] <= 1
+    assert 0 <= found["clustering", "intents"].values["dense"]["v_measure"] <= 1
+    mined = found["bitext", "tatoeba, deu"].values
+    assert {*mined} == {"text to english", "english to text"}
+    assert {*mined["english to text"]} == {"accuracy", "f1", "precision", "recall"}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_across_languages_equals_a_search_of_each(place: Path, done: Path) -> None:
+    model = Embedder.load(place / "model")
+    german, _ = retrieval.read(place / "xquad" / "de", "test")
+    english, _ = retrieval.read(place / "xquad" / "en", "test")
+    mixed = type(german)(german.queries, english.corpus, german.qrels)
+    results = heads.search(
+        model.module,
+        model.params,
+        model.tokenizer,
+        mixed,
+        model.prompts,
+        query_length=32,
+        passage_length=32,
+        rescored=10,
+    )
+    found = by_label(done)["retrieval", "xquad, de → en"]
+    assert (found.language, found.passage_language) == ("de", "en")
+    assert {*found.values} == {"dense", "sparse", "multivec", "hybrid"}
+    for system, one in results.items():
+        expected = measure(one, german.qrels)["ndcg@10"]
+        assert found.values[system]["ndcg@10"] == pytest.approx(expected, abs=1e-6)
+    assert "BM25" in by_label(done)["retrieval", "xquad, en → en"].values
+
+
+def test_goes_on_where_it_stopped(
+    place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    search = retrieval.search
+
+    def record(*words: Any) -> Any:
+        searched.append(words[1])
+        return search(*words)
+
+    monkeypatch.setattr(retrieval, "search", record)
+    shutil.copytree(place / "sea", tmp_path / "other")
+    words = ("--model", place / "model", "--output", tmp_path / "out", "--data")
+    call(*words, place / "sea")
+    call(*words, place / "sea", tmp_path / "other")
+    assert len(searched) == 2
+    assert [one.name for one in read_results(tmp_path / "out").outcomes] == [
+        "sea",
+        "other",
+    ]
+    with pytest.raises(
+        InputError, match=r"results of the settings k 5, found those of"
+    ):
+        call(*words, place / "sea", "--k", "5")
+    call(*words, place / "sea", "--k", "5", "--fresh")
+    assert [one.name for one in read_results(tmp_path / "out").outcomes] == ["sea"]
+    embedder(heads=False).save(tmp_path / "dense")
+    words = ("--model", tmp_path / "dense", "--output", tmp_path / "out", "--k", 5)
+    with pytest.raises(InputError, match="results of the fingerprint"):
+        call(*words, "--data", place / "sea")
+
+
+def test_side_by_side(
+    place: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    embedder(heads=False).save(tmp_path / "dense")
+    words = ("--model", tmp_path / "dense", "--output", tmp_path / "out")
+    call(*words, "--data", place / "sea", place / "sts.jsonl")
+    capsys.readouterr()
+    call("--compare", done, tmp_path / "out", "--output", tmp_path / "both")
+    output = capsys.readouterr()
+    assert "sea" in output.out
+    assert "intents" in output.err  # which only one has
+    assert (tmp_path / "both" / "comparison.html").exists()
+    with pytest.raises(InputError, match="--compare alone, found a model or data"):
+        call("--compare", done, done, "--data", place / "sea")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--data", "SEA"],
+            "expected --model with --data, or --compare, found neither",
+        ),
+        (["--model", "MODEL"], "--data: expected a folder with corpus.*found nothing"),
+        (["--model", "MODEL", "--data", "none"], "none: expected a folder with corpus"),
+        (
+            ["--model", "none", "--data", "SEA"],
+            "none: expected a local folder, or a hub",
+        ),
+        (["--model", "MODEL", "--data", "SEA", "--k", "0"], "--k: expected a positive"),
+        (
+            ["--model", "MODEL", "--data", "SEA", "--metrics", "ndgc@10"],
+            "metrics: expected ndcg@k, .* found 'ndgc@10'",
+        ),
+        (["--compare", "none", "none"], "none.*expected"),
+    ],
+)
+def test_errors(place: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    paths = {"SEA": place / "sea", "MODEL": place / "model"}
+    with pytest.raises(InputError, match=message):
+        call(*(paths.get(word, word) for word in words), "--output", tmp_path / "out")
+    assert not (tmp_path / "out" / "results.json").exists()
