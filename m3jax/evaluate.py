@@ -51,9 +51,9 @@ class Evaluate:
     """Of dense, sparse and multivec in hybrid; benchmarks take their own."""
     rescored: int = 200
     """Passages that dense, and sparse, find for multivec and hybrid to score."""
-    k: int = 1_000
+    k: int = 100
     """Passages found of each query."""
-    metrics: tuple[str, ...] = ("ndcg@10", "mrr@10", "recall@100", "map")
+    metrics: tuple[str, ...] = ("ndcg@10", "mrr@10", "recall@100", "map@100")
     """Of retrieval: ndcg@k, mrr@k, recall@k, map@k, precision@k, map. The first one
     decides."""
     reranker: str | None = None
@@ -117,7 +117,7 @@ def main() -> None:
     mesh = inference_mesh(flags.mesh)
     embedder = Embedder.load(flags.model, dtype=flags.dtype, mesh=mesh)
     path = Path(flags.model)
-    title = path.resolve().name if path.exists() else flags.model
+    title = _name(path) if path.exists() else flags.model
     folder = Path(flags.output or Path("evaluations") / title)
     if folder.exists() and not folder.is_dir():
         raise InputError("a folder", "a file", where=str(folder))
@@ -146,6 +146,12 @@ def main() -> None:
         _say(f"{sum(cuts):,} texts were longer than what is kept of them")
     _print_summary(title, found)
     _say(f"{folder / 'report.html'}")
+
+
+def _name(path: Path) -> str:
+    """What a local model is called; the folder `model` is a run's."""
+    path = path.resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def _settings(flags: Evaluate) -> "Settings":

@@ -233,7 +233,7 @@ def _of_device(
         jax.lax.cond(
             (here >= skip) & (here + count <= end),
             peaks,
-            lambda scores: peaks(scores),
+            lambda scores: peaks(counted(scores, every)),
             scores,
         ),
         k + 1,

@@ -39,8 +39,8 @@ class Settings:
     weights: tuple[float, float, float] = (1.0, 0.3, 1.0)
     rescored: int = 200
     rrf: bool = True
-    k: int = 1_000
-    metrics: tuple[str, ...] = ("ndcg@10", "mrr@10", "recall@100", "map")
+    k: int = 100
+    metrics: tuple[str, ...] = ("ndcg@10", "mrr@10", "recall@100", "map@100")
     task: str | None = None
     max_length: int | None = None
     dim: int | None = None
