@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 def write_text(path: Path, text: str) -> None:
@@ -25,10 +26,34 @@ def write_text(path: Path, text: str) -> None:
         >>> [file.name for file in folder.iterdir()]
         ['a.txt']
     """
+    with new_file(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """Write a file line by line; it is renamed into place only when all went well.
+
+    Args:
+        path: where the file goes; its folder must exist.
+
+    Yields:
+        The file, open for UTF-8, under a temporary name.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with new_file(path) as file:
+        ...     _ = file.write("whole")
+        ...     path.exists()
+        False
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -13,6 +13,7 @@ from m3jax.evaluation.retrieval import Results
 from m3jax.inference import scores
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encode import encode
+from m3jax.inference.ranking import shares_of
 from m3jax.nn.embedding import check_outputs
 
 _BLOCK = 4_096  # passages whose embeddings exist at once, at most and
@@ -68,7 +69,7 @@ def rank(
     for name, number in (("k", k), ("block", block)):
         if number is not None and number < 1:
             raise InputError("a positive number", f"{number}", where=name)
-    share = _shares(weights, names)
+    share = shares_of("hybrid", weights, names)
     pairs = [
         (query, passage)
         for query in data.queries
@@ -151,15 +152,6 @@ def _ranking(
         query: dict(sorted(row.items(), key=lambda item: -item[1])[:k])
         for query, row in rows.items()
     }
-
-
-def _shares(weights: Sequence[float], names: tuple[str, ...]) -> dict[str, float]:
-    share = scores.shares(weights, where="given")
-    total = sum(share[name] for name in names)
-    if len(names) > 1 and total == 0:
-        expected = f"a weight above 0 for {' or '.join(names)}"
-        raise InputError(expected, f"{weights}", where="given: weights")
-    return {name: share[name] / total for name in names} if total else share
 
 
 def _block(embedder: Embedder, names: tuple[str, ...]) -> int:

@@ -1,14 +1,13 @@
 """Rankings as TREC run files, which trec_eval, Pyserini and ranx read."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.data.fields import as_string, utf8
 from m3jax.data.lines import lines
@@ -84,7 +83,7 @@ def write_run(
     # A mapping is an iterable as well, of its keys.
     pairs: Any = results.items() if isinstance(results, Mapping) else results
     seen: set[str] = set()
-    with _whole(path) as file:
+    with files.new_file(path) as file:
         for query, row in pairs:
             where = f"query {query!r}"
             _check_name(query, where)
@@ -202,17 +201,3 @@ def _check_name(name: str, where: str) -> None:
             found,
             where=where,
         )
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file to write line by line, renamed into place when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ def rank(
         raise InputError(f"one of {', '.join(HEADS)}", "none", where="heads")
     searches = [head for head in heads if head != "multivec" or rescored is None]
     searches = searches or ["multivec"]
-    shares = {name: _shares(name, one, heads) for name, one in mixtures.items()}
+    shares = {name: shares_of(name, one, heads) for name, one in mixtures.items()}
     several = len(heads) > 1
     kept = min(max(k, depth) if several else k, max(passages, 1))
     best = {head: Best.none(len(query), kept) for head in searches}
@@ -246,10 +246,26 @@ class Pool:
         return found
 
 
-def _shares(
+def shares_of(
     name: str, weights: Sequence[float], heads: Sequence[str]
 ) -> dict[str, float]:
-    """Weights of the heads that there are; they add up to 1."""
+    """Divide the weights of some heads by their sum.
+
+    Args:
+        name: what a message calls the mixture.
+        weights: of dense, sparse and multivec.
+        heads: those that there are.
+
+    Returns:
+        Head -> weight; they add up to 1. The weight of a single head may be 0.
+
+    Raises:
+        InputError: the weights are not three numbers from 0 up, or no head has one.
+
+    Example:
+        >>> shares_of("hybrid", (1, 0.3, 3), ("dense", "multivec"))
+        {'dense': 0.25, 'multivec': 0.75}
+    """
     share = scores.shares(weights, where=name)
     there = {head: share[head] for head in heads}
     total = sum(there.values())

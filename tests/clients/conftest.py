@@ -1,8 +1,8 @@
 """Small models of every family, their exports, and the interpreter of the clients.
 
 The clients need torch, which m3jax does not. Set M3JAX_PEERS to the Python interpreter
-of an environment with torch, transformers, sentence-transformers and FlagEmbedding to
-run the tests of this folder.
+of an environment with torch, transformers, sentence-transformers, FlagEmbedding, mteb
+and m3jax itself to run the tests of this folder.
 """
 
 import dataclasses
