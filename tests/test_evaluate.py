@@ -25,7 +25,10 @@ from tests.evaluation.sets import (
     write_sts,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*were cut"),
+    pytest.mark.xdist_group("evaluate"),  # what all need is measured once
+]
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +170,17 @@ def test_across_languages_equals_a_search_of_each(place: Path, done: Path) -> No
         expected = measure(one, german.qrels)["ndcg@10"]
         assert found.values[system]["ndcg@10"] == pytest.approx(expected, abs=1e-6)
     assert "BM25" in by_label(done)["retrieval", "xquad, en → en"].values
+
+
+def test_languages_each_for_itself(place: Path, done: Path, tmp_path: Path) -> None:
+    words = ("--model", place / "model", "--output", tmp_path / "out")
+    call(*words, "--rescored", 10, "--data", place / "xquad")
+    found = by_label(tmp_path / "out")
+    assert list(found) == [("retrieval", "xquad, de"), ("retrieval", "xquad, en")]
+    crossed = by_label(done)["retrieval", "xquad, de → de"]
+    alone = found["retrieval", "xquad, de"]
+    for system, values in crossed.values.items():
+        assert alone.values[system] == pytest.approx(values, abs=1e-6)
 
 
 def test_goes_on_where_it_stopped(

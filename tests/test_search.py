@@ -18,8 +18,10 @@ from m3jax.data import builtin
 from m3jax.data.builtin import Entry
 from m3jax.data.prompts import Prompts
 from m3jax.hub import folder as hub
+from m3jax.inference import dense_search
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.index import Index
+from m3jax.inference.reranker import Reranker
 from m3jax.nn.embedding import EmbeddingModule, init
 from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer, write_jsonl
 
@@ -293,6 +295,124 @@ def test_a_run_that_has_not_ended(tmp_path: Path, run: Path, call: Any) -> None:
 def test_bytes_that_are_no_text(run: Path, call: Any) -> None:
     with pytest.raises(InputError, match="stdin:2: expected UTF-8, found byte 0xff"):
         call("--model", run, typed=b"sea\n\xff\n")
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with three heads."""
+    from tests.evaluation.sets import embedder
+
+    path = tmp_path_factory.mktemp("search") / "three"
+    embedder().save(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.parametrize("mode", ["sparse", "multivec", "hybrid", "rrf", None])
+def test_modes(three: Path, tmp_path: Path, call: Any, mode: str | None) -> None:
+    corpus(tmp_path / "beir")
+    words = ("--model", three, "--corpus", tmp_path / "beir", "--json", "the moon")
+    found = rows(call(*words, *(("--mode", mode) if mode else ())).out)
+    index = Index.build(Embedder.load(three), {f"p{i}": t for i, t in enumerate(LINES)})
+    outputs = ("dense", "sparse", "multivec")
+    query = Embedder.load(three).encode_query(["the moon"], outputs=outputs)
+    (expected,) = index.search(query, mode=mode)
+    assert [row["id"] for row in found] == [name for name, _ in expected]
+    scores = [score for _, score in expected]
+    assert [row["score"] for row in found] == pytest.approx(scores, abs=1e-5)
+
+
+def test_why_it_was_found(three: Path, tmp_path: Path, call: Any) -> None:
+    words = ("--model", three, "--corpus", corpus(tmp_path / "beir"), "--why", "moon")
+    (first, *_) = rows(call(*words, "--json").out)
+    assert list(first["why"]["scores"]) == ["dense", "sparse", "multivec"]
+    assert {"query", "passage", "score"} == {*first["why"]["multivec"][0]}
+    shown = call(*words).out
+    assert "why" in shown and "multivec:" in shown and "dense" in shown
+    assert "multivec:" not in call(*(word for word in words if word != "--why")).out
+
+
+def test_an_index_that_grows(three: Path, tmp_path: Path, call: Any) -> None:
+    lines = [{"_id": f"p{i}", "text": text} for i, text in enumerate(LINES)]
+    path, index = write_jsonl(tmp_path / "c.jsonl", lines[:2]), tmp_path / "index"
+    words = ("--model", three, "--index", index, "--json", "moon")
+    assert len(rows(call(*words, "--corpus", path).out)) == 2
+    write_jsonl(path, lines)
+    assert len(rows(call(*words, "--corpus", path).out)) == 4
+    assert sorted(one.name for one in index.iterdir()) == [
+        "00000",
+        "00001",
+        "index.json",
+    ]
+    without = call(*words)  # what the index has
+    assert len(rows(without.out)) == 4
+    assert without.err == ""
+    write_jsonl(path, [lines[0] | {"text": "another"}])
+    with pytest.raises(
+        InputError, match="expected the text that the index has of 'p0'"
+    ):
+        call(*words, "--corpus", path)
+    assert len(rows(call(*words, "--corpus", path, "--fresh").out)) == 1
+    with pytest.raises(
+        InputError, match="expected an index of storage int8, found one"
+    ):
+        call(*words, "--corpus", path, "--storage", "int8")
+
+
+def test_queries_from_a_file(run: Path, tmp_path: Path, call: Any) -> None:
+    (tmp_path / "q.txt").write_text(f"{LINES[2]}\n\n{LINES[0]}\n")
+    words = ("--model", run, "--json", "--top-k", 1, "--queries", tmp_path / "q.txt")
+    assert [row["id"] for row in rows(call(*words).out)] == ["p2", "p0"]
+    with pytest.raises(InputError, match="expected a query or --queries, found both"):
+        call(*words, "sea")
+
+
+def test_a_reranker_orders_what_was_found(
+    run: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shortest:
+        """Says that the shortest passage is the best."""
+
+        def score(self, pairs: Any, *, task: Any) -> Any:
+            import numpy as np
+
+            assert {query for query, _ in pairs} == {"sea"}
+            return np.array([1 / len(passage) for _, passage in pairs])
+
+    monkeypatch.setattr(Reranker, "load", lambda *words, **options: Shortest())
+    words = ("--model", run, "--json", "--reranker", "short", "sea")
+    found = rows(call(*words).out)
+    by_length = sorted(LINES, key=len)
+    assert [row["text"] for row in found] == by_length
+    # It sees no more than the candidates.
+    first = rows(call("--model", run, "--json", "--top-k", 2, "sea").out)
+    few = rows(call(*words, "--candidates", 2, "--top-k", 1).out)
+    assert few[0]["text"] == min((row["text"] for row in first), key=len)
+
+
+def test_an_approximate_search_says_what_it_found(
+    run: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    top_k = dense_search.top_k
+
+    def record(*words: Any, **options: Any) -> Any:
+        asked.append(options.get("recall_target"))
+        return top_k(*words, **options)
+
+    monkeypatch.setattr("m3jax.inference.segment.top_k", record)
+    words = ("--model", run, "--json", "sea", "--recall", 0.9)
+    output = call(*words, "--mode", "dense")
+    assert "approximate search: 100.0% of the exact best 4 found" in output.err
+    assert asked == [0.9, None]
+    with pytest.raises(InputError, match="--recall: expected --mode dense, which can"):
+        call(*words)
+
+
+def test_a_mode_without_its_head(run: Path, call: Any) -> None:
+    message = "--mode: expected one of dense, as the model has them, found sparse"
+    with pytest.raises(InputError, match=message):
+        call("--model", run, "--mode", "sparse", "sea")
 
 
 def test_an_error_is_one_line(capsys: pytest.CaptureFixture, call: Any) -> None:

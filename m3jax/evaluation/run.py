@@ -83,9 +83,8 @@ def evaluate(
         OSError: the folder cannot be written to.
     """
     yield from evaluation.outcomes
-    done = {_set_of(outcome) for outcome in evaluation.outcomes}
     for one in sets:
-        if one.name in done:
+        if any(_is_of(one, outcome) for outcome in evaluation.outcomes):
             continue
         new: list[Outcome] = []
         maps: list[EmbeddingMap] = []
@@ -158,7 +157,11 @@ def _measure(
             found = labels.outcomes(name, embedder, path, settings, language=language)
             for made, picture in found:
                 yield _Part(made, map=picture)
-    elif len(parts) == 1:
+    elif cross_lingual and len(parts) > 1:
+        every = across.outcomes(name, embedder, parts, settings, split=split)
+        for made, found, data in every:
+            yield _Part(made, found, data=data)
+    else:
         for part, path in parts.items():
             data, notes = retrieval.read(path, split)
             found = retrieval.search(embedder, data, settings)
@@ -170,12 +173,9 @@ def _measure(
                 language=part or None,
                 notes=notes,
             )
-            yield _Part(retrieval.plotted(made, found, data), found, data=data)
-    else:
-        every = across.outcomes(
-            name, embedder, parts, settings, split=split, across=cross_lingual
-        )
-        for made, found, data in every:
+            # Of many languages a page of plots would be too long to read.
+            if len(parts) == 1:
+                made = retrieval.plotted(made, found, data)
             yield _Part(made, found, data=data)
 
 
@@ -241,6 +241,6 @@ def _write_runs(folder: Path, part: _Part) -> None:
         trec.write_run(folder / RUNS / f"{name}.trec", found, tag=tag)
 
 
-def _set_of(outcome: Outcome) -> str:
-    """The set that an outcome is of; its name may tell a part, after a comma."""
-    return outcome.name.partition(",")[0]
+def _is_of(one: TestSet, outcome: Outcome) -> bool:
+    """Whether an outcome is of a set; its name may tell a part after the set's."""
+    return outcome.name == one.name or outcome.name.startswith(f"{one.name}, ")

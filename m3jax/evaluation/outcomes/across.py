@@ -1,4 +1,4 @@
-"""Retrieval within languages and across them: every text encoded once."""
+"""Retrieval across languages: every text encoded once."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,27 +47,24 @@ def outcomes(
     settings: Settings,
     *,
     split: str = "test",
-    across: bool = False,
 ) -> Iterator[tuple[Outcome, dict[str, Results], Retrieval]]:
-    """Measure a set that has the same ids in several languages.
+    """Search the queries of each language in the passages of every language.
 
     Args:
         name: of the set.
         embedder: the model.
-        parts: language -> folder in BEIR's layout.
+        parts: language -> folder in BEIR's layout, with the same ids in all.
         settings: see `Settings`.
         split: of the judgements.
-        across: also the queries of each language in the passages of every other.
 
     Yields:
-        The outcome of a language, or of a pair of them, the rankings and the texts.
+        The outcome of each pair of languages, the rankings and the texts.
 
     Raises:
         InputError: a folder is damaged, or judgements of two languages differ.
     """
     read = {one: retrieval.read(path, split) for one, path in parts.items()}
-    if across:
-        _require_same(name, {one: data for one, (data, _) in read.items()})
+    _require_same(name, {one: data for one, (data, _) in read.items()})
     encoded = {
         one: _encode(embedder, data, settings) for one, (data, _) in read.items()
     }
@@ -75,8 +72,6 @@ def outcomes(
     heads = settings.outputs or embedder.module.config.outputs
     for one, asked in encoded.items():
         for other, searched in encoded.items():
-            if one != other and not across:
-                continue
             best = rank(
                 asked.query,
                 [searched.corpus],
@@ -102,7 +97,7 @@ def outcomes(
                 data,
                 settings.metrics,
                 language=one,
-                passage_language=other if across else None,
+                passage_language=other,
                 notes=read[one][1] if one == other else (),
             )
             yield made, found, data
