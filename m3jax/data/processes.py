@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from m3jax.core.cores import cores
 from m3jax.core.errors import InputError
 
 Task = TypeVar("Task")
@@ -38,8 +39,7 @@ def how_many(rows: int, processes: int | None) -> int:
     """
     if processes is not None:
         return processes
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return 0 if rows < FEW else cores or os.cpu_count() or 1
+    return 0 if rows < FEW else cores()
 
 
 def in_order(

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from m3jax.core.errors import InputError
+from m3jax.inference.host_search import host_top_k
 from m3jax.inference.vectors import Vectors
 from m3jax.ops import scores as ops
 
@@ -34,6 +35,7 @@ def top_k(
     memory-mapped corpus is read once, a tile at a time, and no more than 256 x tile
     scores exist at once. Within a tile the scores stand in groups of 32, and only the
     k groups with the largest maxima are sorted: the k best passages are among them.
+    Without a mesh, a CPU searches by `host_search.host_top_k`, in the same way.
 
     Args:
         query: float32 `[q e]`.
@@ -51,8 +53,8 @@ def top_k(
         of equal scores the lower number comes first.
 
     Raises:
-        InputError: k or tile is below 1, recall_target is no share, or the widths
-            differ.
+        InputError: k or tile is below 1, recall_target is no share, the widths
+            differ, or (on a CPU) a score is not a number.
 
     Source: Chern et al. 2022 (arXiv:2206.14286) for the approximate form.
 
@@ -67,7 +69,7 @@ def top_k(
     if recall_target is not None and not 0 < recall_target < 1:
         found = f"{recall_target}"
         raise InputError("a share above 0 and below 1", found, where="recall_target")
-    passage = passage if isinstance(passage, Vectors) else Vectors(passage)  # type: ignore[arg-type]
+    passage = passage if isinstance(passage, Vectors) else Vectors(np.asarray(passage))
     width = passage.values.shape[1]
     if query.shape[1] != width:
         raise InputError(
@@ -79,6 +81,9 @@ def top_k(
     scores, at = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
     if not scores.size:
         return scores, at
+    on_host = mesh is None and jax.default_backend() == "cpu"
+    if on_host and recall_target is None:  # by BLAS, which is faster than XLA there
+        return host_top_k(np.asarray(query, np.float32), passage, k, tile=tile)
     rows = _even(count, _QUERIES) if count > _QUERIES else _power(count)
     firsts = range(0, count, rows)
     parts = [_padded(query[first : first + rows], rows) for first in firsts]

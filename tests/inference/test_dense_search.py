@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from m3jax.core.errors import InputError
-from m3jax.inference import dense_search
+from m3jax.inference import dense_search, host_search
 from m3jax.inference.dense_search import recall, top_k
 from m3jax.inference.vectors import Vectors
 from tests.compare import line
@@ -21,12 +21,14 @@ def naive(query: np.ndarray, passage: np.ndarray, k: int) -> tuple[Any, Any]:
     return np.take_along_axis(scores, at, 1), at
 
 
-def check(query: Any, passage: Any, k: int, **options: Any) -> None:
-    scores, at = top_k(query, passage, k, **options)
+def check(query: Any, passage: Any, k: int, mesh: Any = None, **options: Any) -> None:
     expected, expected_at = naive(np.asarray(query), np.asarray(passage), k)
-    assert (scores.dtype, at.dtype) == (np.float32, np.int64)
-    np.testing.assert_array_equal(at, expected_at)
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    # The host searches, and a device does.
+    for one in [mesh] if mesh else [None, line(1)]:
+        scores, at = top_k(query, passage, k, mesh=one, **options)
+        assert (scores.dtype, at.dtype) == (np.float32, np.int64)
+        np.testing.assert_array_equal(at, expected_at)
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 @functools.cache
@@ -49,23 +51,18 @@ def test_default_tile() -> None:
 
 
 def test_ties_take_the_lower_number() -> None:
-    passage = np.ones((50, 4), np.float32)
-    scores, at = top_k(np.ones((1, 4), np.float32), passage, 12, tile=5)
-    assert at.tolist() == [list(range(12))]
-    assert scores.tolist() == [[4.0] * 12]
+    check(np.ones((1, 4), np.float32), np.ones((50, 4), np.float32), 12, tile=5)
 
 
 def test_both_zeros_are_equal() -> None:
     passage = np.array([[-1.0], [-1.0], [1.0]], np.float32)  # -0, -0 and 0
-    scores, at = top_k(np.zeros((1, 1), np.float32), passage, 3)
-    assert at.tolist() == [[0, 1, 2]]
+    check(np.zeros((1, 1), np.float32), passage, 3)
+    scores, _ = top_k(np.zeros((1, 1), np.float32), passage, 3, mesh=line(1))
     assert not np.signbit(scores).any()
 
 
 def test_negative_scores_beat_what_fills_a_tile() -> None:
-    scores, at = top_k(-np.ones((1, 2)), np.ones((5, 2)), 5, tile=4)
-    assert at.tolist() == [[0, 1, 2, 3, 4]]
-    assert scores.tolist() == [[-2.0] * 5]
+    check(-np.ones((1, 2)), np.ones((5, 2)), 5, tile=4)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +139,7 @@ def test_groups_that_tie_with_the_last() -> None:
 def test_few_bytes_are_scored_as_what_they_stand_for(storage: Any) -> None:
     passage, query = vectors(600, 1), vectors(4, 0)
     kept = Vectors.of(passage, storage)
-    for mesh in (None, line(2)):
+    for mesh in (None, line(1), line(2)):
         scores, at = top_k(query, kept, 30, tile=128, mesh=mesh)
         expected, expected_at = naive(query, kept.float32(), 30)
         np.testing.assert_array_equal(at, expected_at)
@@ -168,3 +165,51 @@ def test_recall_target_is_a_share(target: float) -> None:
     message = "recall_target: expected a share above 0 and below 1"
     with pytest.raises(InputError, match=message):
         top_k(np.ones((1, 2)), np.ones((3, 2)), 1, recall_target=target)
+
+
+def test_the_host_forgets_what_fell_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each tile is better than all before it.
+    passage = np.arange(6_000.0, dtype=np.float32)[:, None]
+    shrink, kept = host_search._Sieve._shrink, []
+
+    def record(self: Any) -> None:
+        kept.append(self.kept)
+        shrink(self)
+
+    monkeypatch.setattr(host_search._Sieve, "_shrink", record)
+    check(np.ones((3, 1), np.float32), passage, 10, tile=100)
+    assert len(kept) > 5 and max(kept) < 2 * 8 * 10 * 3
+
+
+def test_the_host_keeps_few_of_passages_that_are_alike() -> None:
+    passage = np.ones((9_000, 2), np.float32)
+    passage[7_777] = 2
+    query = np.ones((40, 2), np.float32)
+    best = host_search._best
+    seen = []
+
+    def record(who: Any, scores: Any, at: Any, k: int) -> Any:
+        found = best(who, scores, at, k)
+        seen.append(len(found[0]))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_search, "_best", record)
+        check(query, passage, 5, tile=3_000)
+    assert max(seen) <= 5 * 40
+
+
+def test_the_host_searches_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_search, "_QUERIES", 3)
+    monkeypatch.setattr(host_search, "_SCORES", 3 * 700)
+    monkeypatch.setattr(host_search, "_CACHED", 3 * 64)
+    for cores in (1, 3):
+        monkeypatch.setattr(host_search, "cores", lambda cores=cores: cores)
+        check(vectors(8, 0, 1), vectors(5_000, 1, 1), 4)
+
+
+def test_the_host_refuses_what_is_no_number() -> None:
+    passage = vectors(5_000, 1).copy()
+    passage[4_000, 0] = np.nan
+    with pytest.raises(InputError, match="scores that are numbers, found NaN"):
+        top_k(vectors(2, 0), passage, 3)
