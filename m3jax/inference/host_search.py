@@ -19,6 +19,8 @@ _SCORES = 2**24  # kept of the first tile, before it is known what counts: 64 Mi
 _CACHED = 2**21  # scores that a core makes before it looks at them, in its cache
 _GROUP = 32  # passages of which only the best is looked at first
 _SPARE = 8  # candidates for each place, before those that fell behind are left out
+_HELD = 2**23  # places of results for which candidates are held at once
+_TURN = threading.Lock()
 
 # Query number, score and passage number of each candidate, in the order of passages.
 _Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -53,21 +55,14 @@ def host_top_k(
         [[1, 0]]
     """
     size = min(len(query), _QUERIES)
-    least = max(_SCORES // size, _GROUP)
+    together = max(_HELD // (size * k), 1) * size
     with _workers() as work:
-        sieves = [
-            _Sieve(query[first : first + size], k, work)
-            for first in range(0, len(query), size)
+        parts = [
+            _search(query[first : first + together], size, passage, k, tile, work)
+            for first in range(0, len(query), together)
         ]
-        first = 0
-        while first < len(passage):
-            rows = tile or min(max(least, first // 2), 8 * least)
-            part = passage[first : first + rows]
-            for sieve in sieves:
-                sieve.add(part, first)
-            first += rows
-        best = [sieve.best() for sieve in sieves]
-    return np.concatenate([x for x, _ in best]), np.concatenate([x for _, x in best])
+    scores, at = zip(*parts, strict=True)
+    return np.concatenate(scores), np.concatenate(at)
 
 
 @dataclass(frozen=True)
@@ -92,9 +87,33 @@ class _Workers:
 @contextmanager
 def _workers() -> Iterator[_Workers]:
     count = cores()
-    # Each thread has products of its own: BLAS must not divide these once more.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(count) as pool:
+    # Each thread has products of its own: BLAS must not divide these once more. That
+    # holds for the whole process, so searches wait for each other.
+    with _TURN, threadpool_limits(1, "blas"), ThreadPoolExecutor(count) as pool:
         yield _Workers(pool, count)
+
+
+def _search(
+    query: np.ndarray,
+    size: int,
+    passage: Vectors,
+    k: int,
+    tile: int | None,
+    work: _Workers,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read the corpus once, for some queries."""
+    firsts = range(0, len(query), size)
+    sieves = [_Sieve(query[first : first + size], k, work) for first in firsts]
+    least = max(_SCORES // size, _GROUP)
+    first = 0
+    while first < len(passage):
+        rows = tile or min(max(least, first // 2), 8 * least)
+        part = passage[first : first + rows]
+        for sieve in sieves:
+            sieve.add(part, first)
+        first += rows
+    scores, at = zip(*(sieve.best() for sieve in sieves), strict=True)
+    return np.concatenate(scores), np.concatenate(at)
 
 
 class _Sieve:
@@ -125,7 +144,8 @@ class _Sieve:
             rows = scores.reshape(-1, queries)
             one = passage[start * group : start * group + len(rows)].float32()
             np.matmul(one, self.query.T, out=rows[: len(one)])
-            rows[len(one) :] = -np.inf  # the last group may not be full
+            # The last group may not be full; k others keep what fills it out.
+            rows[len(one) :] = -np.inf
             some = scores.max(axis=1, out=peaks[start : start + step])
             if np.isnan(some).any():
                 raise InputError("scores that are numbers", "NaN", where="top_k")
@@ -137,9 +157,7 @@ class _Sieve:
             hits = np.flatnonzero(some >= self.least[who, None])
             row = hits // group
             at = (start + where[row]) * group + hits % group
-            real = slice(None) if start + step < groups else at < count
-            who = who[row].astype(np.int16)
-            found = who[real], some.ravel()[hits][real], at[real] + first
+            found = who[row].astype(np.int16), some.ravel()[hits], at + first
             # Passages that are all alike would else fill the memory.
             return found if len(hits) <= self.k * queries else _best(*found, self.k)
 

@@ -1,12 +1,14 @@
 """The k best passages are found, in every tiling, on every mesh, in every storage."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from m3jax.core.cores import cores
 from m3jax.core.errors import InputError
@@ -200,6 +202,7 @@ def test_the_host_searches_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(host_search, "_QUERIES", 3)
     monkeypatch.setattr(host_search, "_SCORES", 3 * 700)
     monkeypatch.setattr(host_search, "_CACHED", 3 * 64)
+    monkeypatch.setattr(host_search, "_HELD", 2 * 3 * 4)  # two slabs, then the third
     for count in (1, 3):
         monkeypatch.setattr(host_search, "cores", lambda count=count: count)
         check(vectors(8, 0, 1), vectors(5_000, 1, 1), 4)
@@ -210,3 +213,14 @@ def test_the_host_refuses_what_is_no_number() -> None:
     passage[4_000, 0] = np.nan
     with pytest.raises(InputError, match="scores that are numbers, found NaN"):
         top_k(vectors(2, 0), passage, 3)
+
+
+def test_host_searches_leave_blas_its_threads() -> None:
+    def threads() -> list[int]:
+        return [one["num_threads"] for one in threadpool_info()]
+
+    query, passage, before = vectors(600, 0), vectors(20_000, 1), threads()
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: top_k(query, passage, 50)[1], range(4)))
+    assert threads() == before
+    assert all((one == found[0]).all() for one in found)
