@@ -57,6 +57,6 @@ def get_config() -> Train:
         ),
         objective=ContrastiveConfig(temperature=0.05, bidirectional=True),
         optimizer=OptimizerConfig(learning_rate=3e-4),
-        steps=200,
-        evaluate_every=100,
+        steps=80,
+        evaluate_every=40,
     )

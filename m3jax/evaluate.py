@@ -52,7 +52,8 @@ class Evaluate:
     rescored: int = 200
     """Passages that dense, and sparse, find for multivec and hybrid to score."""
     k: int = 100
-    """Passages found of each query."""
+    """Passages found of each query; more if a metric looks deeper or the reranker reads
+    more."""
     metrics: tuple[str, ...] = ("ndcg@10", "mrr@10", "recall@100", "map@100")
     """Of retrieval: ndcg@k, mrr@k, recall@k, map@k, precision@k, map. The first one
     decides."""
@@ -65,8 +66,9 @@ class Evaluate:
     cross_lingual: bool = False
     """Of a set in several languages with the same ids: search the queries of each
     language in the passages of every other, too."""
-    split: str = "test"
-    """Which judgements and rows."""
+    split: str | None = None
+    """Which judgements and rows of a folder, or of a benchmark; bitexts have none
+    [default: test, and of a benchmark what is reported]."""
     task: str | None = None
     """What a search is for, in a sentence; for a model that takes an instruction."""
     max_length: int | None = None
@@ -121,8 +123,9 @@ def main() -> None:
     folder = Path(flags.output or Path("evaluations") / title)
     if folder.exists() and not folder.is_dir():
         raise InputError("a folder", "a file", where=str(folder))
-    before = run.begin(folder, title, _about(flags, embedder), fresh=flags.fresh)
     reranking = _reranking(flags)
+    about = _about(flags, embedder, reranking)
+    before = run.begin(folder, title, about, fresh=flags.fresh)
     folder.mkdir(parents=True, exist_ok=True)
     with collect_cuts() as cuts:
         outcomes = run.evaluate(
@@ -175,32 +178,43 @@ def _settings(flags: Evaluate) -> "Settings":
     )
 
 
-def _about(flags: Evaluate, embedder: "Embedder") -> dict[str, str]:
-    """Where the numbers are from; fingerprint and settings decide what they are."""
+def _about(
+    flags: Evaluate, embedder: "Embedder", reranking: "Reranking | None"
+) -> dict[str, str]:
+    """Where the numbers are from; fingerprints and settings decide what they are."""
     import jax
 
     import m3jax
+    from m3jax.evaluation.run import depth
     from m3jax.inference.fingerprint import fingerprint
 
     prompts = embedder.prompts
     kept = {
         name: getattr(flags, name)
         for name in (
-            *("outputs", "weights", "rescored", "k", "metrics", "reranker"),
-            *("first_stage", "candidates", "cross_lingual", "split", "task"),
-            *("max_length", "dim", "samples", "runs", "label_prompt", "dtype"),
+            *("outputs", "weights", "rescored", "metrics", "first_stage", "candidates"),
+            *("cross_lingual", "split", "task", "max_length", "dim", "samples"),
+            *("runs", "label_prompt", "dtype"),
         )
-    }
+    } | {"k": depth(_settings(flags), reranking)}
     changed = {
         name: value
         for name, value in kept.items()
         if value != Evaluate.__dataclass_fields__[name].default
     }
     said = ", ".join(f"{name} {value}" for name, value in changed.items())
-    asked = (prompts.query, prompts.passage, prompts.task)
+    asked = (prompts.query, prompts.passage, prompts.task, f"{embedder.max_length}")
+    of_reranker = {}
+    if reranking is not None:
+        model = reranking.model
+        of_reranker = {
+            "reranker": flags.reranker or "",
+            "reranker fingerprint": fingerprint(model, f"{model.max_length}"),
+        }
     return {
         "model": flags.model or "",
         "fingerprint": fingerprint(embedder, *asked),
+        **of_reranker,
         "settings": said or "the defaults",
         "date": datetime.date.today().isoformat(),
         "m3jax": m3jax.__version__,

@@ -8,17 +8,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from m3jax.core import cli, config, show
+from m3jax.core import cli, config
 from m3jax.core.errors import InputError
 from m3jax.core.mesh_config import MeshConfig
+from m3jax.inference import answers
+from m3jax.inference.answers import Found
 
 if TYPE_CHECKING:
     from m3jax.inference.embedder import Embedder
-    from m3jax.inference.explain import Match, Why
     from m3jax.inference.index import Index
     from m3jax.inference.reranker import Reranker
 
@@ -26,9 +27,11 @@ PROG = "python -m m3jax.search"
 DESCRIPTION = (
     "Find the passages that answer a query. The corpus is encoded once and kept, in "
     "the run or in the folder that --index names, where it also grows. Without a "
-    "query, they are read from --queries, from the terminal or from a pipe."
+    "query, they are read from --queries, from the terminal or from a pipe.\n\n"
+    f'{PROG} "what is slerp?" --model BAAI/bge-m3 --corpus corpus.jsonl --index wiki'
+    "\n\nThe query goes before flags of several values, such as --weights."
 )
-_MATCHES = 8  # shown of each passage, at most
+_MIX = ("hybrid", "dense+sparse")  # modes that take weights
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Search:
     query: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to look for; several words need no quotes."""
     queries: str | None = None
-    """A text file with a query a line, or a .jsonl file with _id and text."""
+    """A text file with a query a line, a .jsonl file with _id and text, or a BEIR
+    folder, whose queries.jsonl is read. Its ids are in --json as query_id."""
     top_k: int = 10
     """Passages to show."""
     corpus: str | None = None
@@ -49,8 +53,10 @@ class Search:
     what the run was tested on, or else trained on]."""
     index: str | None = None
     """A folder that keeps the encoded corpus. One of any size is written to it part by
-    part; after a stop, the same command goes on, and passages that are new are added
-    [default: cache/index in the run]."""
+    part; after a stop, the same command goes on if it names the --corpus, and passages
+    that are new are added. One with passages that have changed is refused, and built
+    anew with --fresh; what is gone from the corpus stays [default: cache/index in the
+    run]."""
     mode: (
         Literal["dense", "sparse", "multivec", "dense+sparse", "hybrid", "rrf"] | None
     ) = None
@@ -80,52 +86,49 @@ class Search:
     found, e.g. 0.95; what share it was is said [default: exact]."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     fresh: bool = False
-    """Encode the corpus again, whatever is kept."""
+    """Encode the corpus again, in place of what is kept."""
     json: bool = False
     """Print one JSON object a passage."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One passage for one query."""
-
-    score: float
-    name: str
-    text: str
-    why: "Why | None" = None
 
 
 def main() -> None:
     """Run the program."""
     flags = config.parse_flags(Search, sys.argv[1:], prog=PROG, description=DESCRIPTION)
+    query = _checked(flags)
+
+    from m3jax.core.mesh import inference_mesh
+    from m3jax.data.run_corpus import require_finished
+    from m3jax.inference.embedder import Embedder
+
+    require_finished(Path(flags.model))
+    queries = _queries(flags, query)
+    embedder = Embedder.load(flags.model, mesh=inference_mesh(flags.mesh))
+    index = _index(flags, embedder)
+    _require_mode(flags, index)
+    reranker = _reranker(flags)
+    report = answers.print_json if flags.json else answers.print_table
+    for name, text in queries:
+        report(name, text, _find(flags, embedder, index, reranker, text))
+
+
+def _checked(flags: Search) -> str:
+    """The query, once all flags are known to be right that need no model."""
+    from m3jax.data.fields import as_string
+
     for name in ("top_k", "rescored", "candidates"):
         number = getattr(flags, name)
         if number < 1:
             where = f"--{name.replace('_', '-')}"
             raise InputError("a positive number", f"{number}", where=where)
-    query = " ".join(flags.query).strip()
+    query = as_string(" ".join(flags.query).strip(), "query")
     if flags.query and not query:
         raise InputError("words to look for", "none", where="query")
     if query and flags.queries:
         raise InputError("a query or --queries", "both", where=PROG)
-    if flags.recall is not None and flags.mode != "dense":
-        found = f"--mode {flags.mode}"
-        raise InputError(
-            "--mode dense, which can be approximate", found, where="--recall"
-        )
-
-    from m3jax.core.mesh import inference_mesh
-    from m3jax.inference.embedder import Embedder
-
-    model = Path(flags.model)
-    _require_finished(model)
-    embedder = Embedder.load(flags.model, mesh=inference_mesh(flags.mesh))
-    index = _index(flags, embedder)
-    _require_mode(index, flags.mode)
-    reranker = _reranker(flags)
-    report = _print_json if flags.json else _print_table
-    for text in [query] if query else _queries(flags):
-        report(text, _find(flags, embedder, index, reranker, text))
+    if flags.recall is not None and not 0 < flags.recall < 1:
+        found = f"{flags.recall:g}"
+        raise InputError("a share above 0 and below 1", found, where="--recall")
+    return query
 
 
 def _find(
@@ -137,10 +140,15 @@ def _find(
 ) -> list[Found]:
     """The best passages for one query."""
     from m3jax.data.prompts import query_prompt
+    from m3jax.inference.encode import collect_cuts
 
-    encoded = embedder.encode_query(
-        [text], outputs=index.about["outputs"], task=flags.task, dim=index.about["dim"]
-    )
+    about = index.about
+    with collect_cuts() as cuts:
+        encoded = embedder.encode_query(
+            [text], outputs=about["outputs"], task=flags.task, dim=about["dim"]
+        )
+    if cuts:
+        _say(f"the query is read up to {embedder.max_length:,} tokens")
     best = index.rank(
         encoded,
         k=max(flags.candidates if reranker else 0, flags.top_k),
@@ -157,7 +165,11 @@ def _find(
         _say(f"approximate search: {share:.1%} of the exact best {len(at)} found")
     if reranker is not None:
         pairs = [(text, index.passage(place)[1]) for place in at]
-        scores = reranker.score(pairs, task=flags.task).tolist()
+        with collect_cuts() as cuts:
+            scores = reranker.score(pairs, task=flags.task).tolist()
+        if cuts:
+            limit = f"{reranker.max_length:,} tokens"
+            _say(f"{sum(cuts):,} of {len(pairs):,} pairs are reranked up to {limit}")
     ranked = sorted(zip(scores, at, strict=True), key=lambda one: -one[0])
     found = []
     for score, place in ranked[: flags.top_k]:
@@ -171,47 +183,6 @@ def _find(
     return found
 
 
-def _run(model: Path) -> Path:
-    """The run that a model folder belongs to, else the folder itself."""
-    inside = model.name == "model" and _stages(model.parent)
-    return model.parent if inside else model
-
-
-def _stages(folder: Path) -> list[dict[str, Any]]:
-    """Data of each stage, in order; nothing if the folder is no run."""
-    try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    stages = saved.values() if isinstance(saved, dict) else ()
-    found = [stage.get("data") for stage in stages if isinstance(stage, dict)]
-    return [data for data in found if isinstance(data, dict)]
-
-
-def _require_finished(folder: Path) -> None:
-    if _stages(folder) and not (folder / "model").is_dir():
-        raise InputError(
-            "a run that has ended",
-            "no model/ in it yet",
-            where=str(folder),
-            do="Run the same training command again to continue it to its end.",
-        )
-
-
-def _searched_by_default(model: Path) -> str:
-    """What the last stage of a run was tested on, or else trained on."""
-    for data in _stages(_run(model))[-1:]:
-        name = data.get("test") or data.get("train")
-        if name == "builtin" or (name and Path(name).is_dir()):
-            return name
-    raise InputError(
-        "a corpus to search",
-        f"none that {model} was tested or trained on",
-        where="--corpus",
-        do="Name a BEIR folder, a .jsonl file, or a text file with a passage a line.",
-    )
-
-
 def _passages(name: str) -> Iterator[tuple[str, str]]:
     """Passage id and text; in a text file the number of the line is the id."""
     from m3jax.data import builtin, corpora
@@ -221,11 +192,29 @@ def _passages(name: str) -> Iterator[tuple[str, str]]:
     return corpora.passages(name)
 
 
+def _corpus(flags: Search) -> str:
+    """The name of what is to be encoded."""
+    from m3jax.data.lines import near_name
+    from m3jax.data.run_corpus import run_corpus
+
+    try:
+        return flags.corpus or run_corpus(Path(flags.model))
+    except InputError:
+        if flags.index is None or Path(flags.index).exists():
+            raise
+        raise InputError(
+            "an index, or a --corpus to make one of",
+            "nothing of that name",
+            where=flags.index,
+            do=near_name(Path(flags.index)),
+        ) from None
+
+
 def _index(flags: Search, embedder: "Embedder") -> "Index":
     """Open the corpus encoded by this very model, or encode and keep it."""
     from m3jax.inference.index import Index
+    from m3jax.inference.index_folder import Unfinished
 
-    model = Path(flags.model)
     index = None if flags.index is None else Path(flags.index)
     if (
         index is not None
@@ -235,20 +224,23 @@ def _index(flags: Search, embedder: "Embedder") -> "Index":
     ):
         opened = Index.open(index)
         opened.require(embedder)
+        _require_settings(flags, opened)
         return opened
-    name = flags.corpus or _searched_by_default(model)
+    name = _corpus(flags)
     if index is not None:
-        _say(f"encoding what {index} does not have yet")
-        return _build(flags, embedder, _passages(name), index)
+        return _grown(flags, embedder, name, index)
     rows = dict(_passages(name))
     folder = _kept(flags, embedder, rows)
+    said = f"encoding {len(rows):,} passages"
     if folder.exists() and not flags.fresh:
         try:
             return Index.open(folder)
+        except Unfinished:  # by a command that was stopped
+            said = f"encoding what {folder} does not have yet"
         except (OSError, InputError) as error:
             _say(f"{error}; encoding the corpus again")
             flags = dataclasses.replace(flags, fresh=True)
-    _say(f"encoding {len(rows):,} passages")
+    _say(said)
     try:
         return _build(flags, embedder, rows.items(), folder)
     except OSError as error:
@@ -256,18 +248,47 @@ def _index(flags: Search, embedder: "Embedder") -> "Index":
         return _build(flags, embedder, rows.items(), None)
 
 
+def _grown(flags: Search, embedder: "Embedder", name: str, folder: Path) -> "Index":
+    """Add to an index what it does not have, and say how much that was."""
+    from m3jax.inference import index_folder
+
+    before = [] if flags.fresh else index_folder.names(folder)
+    if not before:
+        _say(f"encoding {name}")
+    index = _build(flags, embedder, _passages(name), folder)
+    new = sum(len(segment) for segment in index.segments[len(before) :])
+    _say(f"{folder}: {len(index):,} passages, {new:,} new")
+    return index
+
+
+def _require_settings(flags: Search, index: "Index") -> None:
+    """Refuse what is asked of a new index and this one has not."""
+    storage = None if flags.storage == Search.storage else flags.storage
+    for name, asked in (("dim", flags.dim), ("storage", storage)):
+        has = index.about[name]
+        if asked is not None and asked != has:
+            raise InputError(
+                f"{has}, as {index.folder} was built with",
+                f"{asked}",
+                where=f"--{name}",
+                do="Build it anew (--corpus, with --fresh).",
+            )
+
+
 def _kept(flags: Search, embedder: "Embedder", rows: dict[str, str]) -> Path:
     """The folder of an index of these passages by this model."""
     from m3jax.core.cache import user_folder
-    from m3jax.inference.index_about import describe
+    from m3jax.data.run_corpus import run_of
+    from m3jax.inference.index_about import NAME, describe
 
     about = describe(embedder, dim=flags.dim, storage=flags.storage)
+    del about[NAME]  # the same model by another name
     found = blake2b(json.dumps(about).encode(), digest_size=8)
     for row in rows.items():
         found.update(json.dumps(row).encode())
     model = Path(flags.model)
     # A model of the hub has no folder of ours.
-    cache = _run(model) / "cache" if model.exists() else user_folder()
+    cache = run_of(model) / "cache" if model.exists() else user_folder()
     return cache / "index" / found.hexdigest()
 
 
@@ -278,19 +299,23 @@ def _build(
     folder: Path | None,
 ) -> "Index":
     """Encode what the folder does not have yet."""
-    import shutil
-
+    from m3jax.data.corpora import few
     from m3jax.inference import index_folder
     from m3jax.inference.encode import collect_cuts
     from m3jax.inference.index import Index
+    from m3jax.inference.index_about import describe
 
-    if folder is not None and flags.fresh and folder.exists():
-        index_folder.require_own(folder)
-        shutil.rmtree(folder)
+    describe(embedder, dim=flags.dim, storage=flags.storage)
+    blank: list[str] = []
+    rows = _noting_blank(rows, blank)
+    first = list(itertools.islice(rows, 1))
+    # By now it is known that there is something to replace it by.
+    if folder is not None and flags.fresh:
+        index_folder.remove(folder)
     with collect_cuts() as cuts:
         index = Index.build(
             embedder,
-            rows,
+            itertools.chain(first, rows),
             folder=folder,
             dim=flags.dim,
             storage=flags.storage,
@@ -298,15 +323,40 @@ def _build(
         )
     if cuts:
         length = f"{embedder.max_length:,} tokens, as far as the model was trained"
-        _say(f"{sum(cuts):,} passages are read up to {length}")
+        _say(f"{_passages_are(sum(cuts))} read up to {length}")
+    if blank:
+        _say(f"{_passages_are(len(blank))} blank: {few(blank)}")
     return index
 
 
-def _require_mode(index: "Index", mode: str | None) -> None:
-    """Refuse a mode that the model has no head for, before a query is read."""
-    if mode is not None and mode not in index.modes:
-        known = ", ".join(index.modes)
-        raise InputError(f"one of {known}, as the model has them", mode, where="--mode")
+def _noting_blank(
+    rows: Iterable[tuple[str, str]], blank: list[str]
+) -> Iterator[tuple[str, str]]:
+    """The same passages; the ids of those without a word are noted."""
+    for name, text in rows:
+        if not text.strip():
+            blank.append(name)
+        yield name, text
+
+
+def _passages_are(count: int) -> str:
+    return "1 passage is" if count == 1 else f"{count:,} passages are"
+
+
+def _require_mode(flags: Search, index: "Index") -> None:
+    """Refuse a mode that the index has not, and what the mode does not take."""
+    modes, several = index.modes, len(index.about["outputs"]) > 1
+    mode = flags.mode or ("hybrid" if several else modes[0])
+    if mode not in modes:
+        known = f"one of {', '.join(modes)}, as the index has them"
+        only = f"{modes[0]}, all that the index has"
+        raise InputError(known if several else only, mode, where="--mode")
+    if flags.weights is not None and mode not in _MIX:
+        expected = f"--mode {' or '.join(_MIX)}, which take weights"
+        raise InputError(expected, f"--mode {mode}", where="--weights")
+    if flags.recall is not None and mode != "dense":
+        expected = "--mode dense, which can be approximate"
+        raise InputError(expected, f"--mode {mode}", where="--recall")
 
 
 def _reranker(flags: Search) -> "Reranker | None":
@@ -318,72 +368,15 @@ def _reranker(flags: Search) -> "Reranker | None":
     return Reranker.load(flags.reranker, mesh=inference_mesh(flags.mesh))
 
 
-def _queries(flags: Search) -> Iterator[str]:
-    """Queries from a file, from a pipe, or from a terminal."""
+def _queries(flags: Search, query: str) -> Iterable[tuple[str | None, str]]:
+    """Id and text: of the one query, of a file, or as they are typed."""
+    from m3jax.data import queries
+
+    if query:
+        return [(None, query)]
     if flags.queries is None:
-        yield from _typed()
-        return
-    from m3jax.data import corpora
-
-    for _, text in corpora.passages(flags.queries):
-        yield text
-
-
-def _typed() -> Iterator[str]:
-    """Queries from a pipe, or from a terminal until an empty line or Ctrl-D."""
-    from m3jax.data.fields import utf8
-
-    terminal, asked = sys.stdin.isatty(), False
-    for number in itertools.count(1):
-        if terminal:
-            print("query: ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.buffer.readline()
-        text = utf8(line, where=f"stdin:{number}").strip()
-        if not line or (terminal and not text):
-            break
-        if text:
-            yield text
-            asked = True
-    if not asked and not terminal:
-        raise InputError("a query a line", "none", where="stdin")
-
-
-def _print_json(query: str, found: list[Found]) -> None:
-    for rank, one in enumerate(found, start=1):
-        row: dict[str, Any] = {"query": query, "rank": rank, "score": one.score}
-        row |= {"id": one.name, "text": one.text}
-        if one.why is not None:
-            row["why"] = dataclasses.asdict(one.why)
-        print(json.dumps(row, ensure_ascii=False), flush=True)
-
-
-def _print_table(query: str, found: list[Found]) -> None:
-    explained = any(one.why for one in found)
-    columns = ("rank>", "score>", "id", *(("why",) if explained else ()), "text")
-    rows = (
-        (str(rank), f"{one.score:.4f}", one.name, *_said(one.why), one.text)
-        for rank, one in enumerate(found, start=1)
-    )
-    show.print_table(query, columns, rows)
-
-
-def _said(why: "Why | None") -> tuple[str, ...]:
-    """A cell that says why; none where nobody asked."""
-    if why is None:
-        return ()
-    said = ["  ".join(f"{head} {score:.3f}" for head, score in why.scores.items())]
-    for head, matches in (("sparse", why.sparse), ("multivec", why.multivec)):
-        if matches:
-            shown = ", ".join(_match(match) for match in matches[:_MATCHES])
-            said.append(f"{head}: {shown}{', ...' if matches[_MATCHES:] else ''}")
-    return ("\n".join(said),)
-
-
-def _match(match: "Match") -> str:
-    """One match in words: salt 0.31, or sea~tide 0.72 where two tokens differ."""
-    both = (match.query, match.passage)
-    name = match.query if both[0] == both[1] else "~".join(both)
-    return f"{name} {match.score:.2f}"
+        return ((None, text) for text in queries.typed())
+    return queries.read_queries(flags.queries, say=_say)
 
 
 def _say(message: str) -> None:

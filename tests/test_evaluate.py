@@ -1,22 +1,30 @@
 """The program that measures, on a small model and small sets of every kind."""
 
+import dataclasses
+import functools
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from m3jax import evaluate
+from m3jax.core import config
 from m3jax.core.errors import InputError
-from m3jax.evaluation import bm25, heads
-from m3jax.evaluation.outcomes import retrieval
-from m3jax.evaluation.results import read_results
+from m3jax.evaluation import bm25, heads, reranking
+from m3jax.evaluation.outcomes import across, benchmark, retrieval
+from m3jax.evaluation.results import read_results, write_results
 from m3jax.evaluation.retrieval import measure
 from m3jax.evaluation.similarity import correlate
 from m3jax.evaluation.trec import read_run
 from m3jax.inference.embedder import Embedder
+from m3jax.inference.ranking import RRF, Mixture
+from m3jax.inference.reranker import Reranker
+from m3jax.testing import write_jsonl
+from tests.evaluation.benchmarks import layouts
 from tests.evaluation.sets import (
     embedder,
     write_beir,
@@ -24,6 +32,8 @@ from tests.evaluation.sets import (
     write_labelled,
     write_sts,
 )
+
+GOLDEN = Path(__file__).parent / "golden"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*were cut"),
@@ -99,8 +109,11 @@ def test_retrieval_is_the_search_of_every_head(place: Path, done: Path) -> None:
         model.prompts,
         query_length=32,
         passage_length=32,
-        mixtures={"dense+sparse": (1, 0.3, 0)},
-        rrf=True,
+        mixtures={
+            "hybrid": Mixture(),
+            "dense+sparse": Mixture((1, 0.3, 0)),
+            "rrf": RRF,
+        },
         rescored=10,
         k=1_000,
     )
@@ -203,16 +216,175 @@ def test_goes_on_where_it_stopped(
         "sea",
         "other",
     ]
+    call(*words, place / "sea", "--k", "5")  # the metrics look at 100 all the same
     with pytest.raises(
-        InputError, match=r"results of the settings k 5, found those of"
+        InputError, match=r"results of the settings k 200, found those of"
     ):
-        call(*words, place / "sea", "--k", "5")
-    call(*words, place / "sea", "--k", "5", "--fresh")
+        call(*words, place / "sea", "--k", "200")
+    assert len(searched) == 2
+    call(*words, place / "sea", "--k", "200", "--fresh")
     assert [one.name for one in read_results(tmp_path / "out").outcomes] == ["sea"]
+    runs = {path.name.partition(".")[0] for path in (tmp_path / "out/runs").iterdir()}
+    assert runs == {"sea"}
     embedder(heads=False).save(tmp_path / "dense")
-    words = ("--model", tmp_path / "dense", "--output", tmp_path / "out", "--k", 5)
+    words = ("--model", tmp_path / "dense", "--output", tmp_path / "out", "--k", 200)
     with pytest.raises(InputError, match="results of the fingerprint"):
         call(*words, "--data", place / "sea")
+
+
+def test_pairs_of_languages_go_on(
+    place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(done, tmp_path / "out")
+    whole = read_results(done)
+    parts = dict(list(whole.data["xquad"].items())[:3])
+    write_results(
+        tmp_path / "out",
+        dataclasses.replace(
+            whole,
+            outcomes=whole.outcomes[:-1],
+            data={**whole.data, "xquad": parts},
+        ),
+    )
+    asked = []
+
+    def record(*words: Any, **options: Any) -> Any:
+        asked.append(words)
+        return rank(*words, **options)
+
+    rank = across.rank
+    monkeypatch.setattr(across, "rank", record)
+    words = ("--model", place / "model", "--output", tmp_path / "out", "--runs", "2")
+    words += ("--rescored", "10", "--cross-lingual", "--data", place / "xquad")
+    call(*words)
+    assert len(asked) == 1
+    found = read_results(tmp_path / "out")
+    assert found.data == whole.data
+    assert found.outcomes[-1].decisive == pytest.approx(whole.outcomes[-1].decisive)
+    monkeypatch.setattr(across, "outcomes", None)  # all is there
+    call(*words)
+
+
+def test_a_benchmark_by_name(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qrels = {"test": "0\t4983\t1\n2\t5836\t2\n", "train": "4\t5836\t1\n"}
+    layouts.write_beir(tmp_path, "scifact", qrels=qrels)
+    outcomes = functools.partial(benchmark.outcomes, root=tmp_path)
+    monkeypatch.setattr(benchmark, "outcomes", outcomes)
+    words = ("--model", place / "model", "--data", "beir/scifact")
+    call(*words, "--output", tmp_path / "test")
+    found = by_label(tmp_path / "test")["retrieval", "beir/scifact, en"]
+    assert found.counts == {"queries": 2, "passages": 3}
+    assert found.main == "ndcg@10" and found.values["BM25"]["recall@100"] == 1
+    assert read_run(tmp_path / "test/runs/beir%2Fscifact,%20en.BM25.trec").keys() == {
+        "0",
+        "2",
+    }
+    call(*words, "--output", tmp_path / "train", "--split", "train")
+    found = by_label(tmp_path / "train")["retrieval", "beir/scifact, en"]
+    assert found.counts["queries"] == 1
+    with pytest.raises(InputError, match="split of beir/scifact: expected test or dev"):
+        call(*words, "--output", tmp_path / "no", "--split", "validation")
+    assert not (tmp_path / "no").exists()
+
+
+def test_another_split_of_rows(place: Path, tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path / "intents")
+    rows = [{"text": f"sea {i}", "label": f"of_{i % 3}"} for i in range(5)]
+    write_jsonl(folder / "dev.jsonl", rows)
+    words = ("--model", place / "model", "--data", folder, "--runs", "1")
+    call(*words, "--output", tmp_path / "out", "--split", "dev")
+    assert by_label(tmp_path / "out")["clustering", "intents"].counts["test rows"] == 5
+
+
+def test_a_reranker_orders_what_was_found(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def upside_down(
+        module: Any, params: Any, tokenizer: Any, data: Any, best: Any, **_
+    ):
+        read.append(best)
+        return {query: {p: -s for p, s in row.items()} for query, row in best.items()}
+
+    monkeypatch.setattr(reranking, "rerank", upside_down)
+    reranker = tmp_path / "reranker"
+    shutil.copytree(GOLDEN / "reranker_bert", reranker)
+    words = ("--model", place / "model", "--data", place / "sea", "--reranker")
+    words = (*words, reranker, "--output", tmp_path / "out", "--rescored", "10")
+    words += ("--metrics", "recall@5", "mrr@5", "--candidates", "7")
+    call(*words, "--first-stage", "sparse")
+    found = by_label(tmp_path / "out")
+    assert list(found) == [("retrieval", "sea"), ("reranking", "sea")]
+    runs = {
+        name: read_run(tmp_path / "out" / "runs" / f"sea.{name}.trec")
+        for name in ("sparse", "reranked")
+    }
+    for query, row in runs["sparse"].items():
+        best = list(row)[:7]
+        assert list(read[0][query]) == best
+        assert list(runs["reranked"][query]) == best[::-1]
+    both = found["reranking", "sea"].values
+    assert list(both) == ["sparse, its best 7", "reranked"]
+    qrels = retrieval.read(place / "sea", "test")[0].qrels
+    for metric, value in measure(runs["reranked"], qrels, ["recall@5"]).items():
+        assert both["reranked"][metric] == pytest.approx(value)
+    # Other weights in the same folder are another question.
+    module = Reranker.load(reranker)
+    params = jax.tree.map(lambda leaf: leaf + 1, module.params)
+    shutil.rmtree(reranker)
+    dataclasses.replace(module, params=params).save(reranker)
+    with pytest.raises(InputError, match="results of the reranker fingerprint"):
+        call(*words, "--first-stage", "sparse")
+
+
+FLAGS: list[tuple[str, str, Any]] = [
+    ("outputs", "dense sparse", ("dense", "sparse")),
+    ("weights", "3 2 1", (3.0, 2.0, 1.0)),
+    ("rescored", "7", 7),
+    ("k", "300", 300),
+    ("metrics", "map@5 mrr@3", ("map@5", "mrr@3")),
+    ("task", "find it", "find it"),
+    ("max_length", "9", 9),
+    ("dim", "4", 4),
+    ("batch_tokens", "64", 64),
+    ("samples", "3", 3),
+    ("runs", "5", 5),
+    ("label_prompt", "about {}", "about {}"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "value"), FLAGS)
+def test_a_flag_is_a_setting(name: str, words: str, value: Any) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    given = [words] if isinstance(value, str) else words.split()
+    flags = config.parse_flags(
+        evaluate.Evaluate, [flag, *given], prog="evaluate", description=""
+    )
+    assert getattr(flags, name) == value
+    plain = evaluate._settings(evaluate.Evaluate())
+    assert evaluate._settings(flags) == dataclasses.replace(plain, **{name: value})
+
+
+def test_what_changes_a_number_is_another_question() -> None:
+    model, asked = embedder(), evaluate.Evaluate()
+    changes = {name: value for name, _, value in FLAGS if name != "batch_tokens"}
+    changes |= {"first_stage": "dense", "candidates": 7, "cross_lingual": True}
+    changes |= {"split": "dev", "dtype": "bfloat16"}
+    # Of these no number depends; models and data have digests of their own.
+    others = {"model", "data", "output", "compare", "reranker", "batch_tokens", "mesh"}
+    assert {one.name for one in dataclasses.fields(asked)} == {
+        *changes,
+        *others,
+        "fresh",
+    }
+    assert evaluate._about(asked, model, None)["settings"] == "the defaults"
+    for name, value in changes.items():
+        one = dataclasses.replace(asked, **{name: value})
+        said = evaluate._about(one, model, None)["settings"]
+        assert said == f"{name} {value}", name
 
 
 def test_side_by_side(

@@ -85,9 +85,10 @@ def rows(out: str) -> list[dict[str, Any]]:
 def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     built, build = [], Index.build
 
-    def record(embedder: Embedder, corpus: dict[str, str], **options: Any) -> Index:
-        built.append(len(corpus))
-        return build(embedder, corpus, **options)
+    def record(embedder: Embedder, corpus: Any, **options: Any) -> Index:
+        rows = list(corpus)
+        built.append(len(rows))
+        return build(embedder, rows, **options)
 
     monkeypatch.setattr(Index, "build", record)
     return built
@@ -165,6 +166,95 @@ def test_a_damaged_cache_is_made_again(run: Path, call: Any) -> None:
     assert call("--model", run, "sea", "--json") == (first.out, "")
 
 
+@pytest.mark.parametrize("name", ["ids", "texts"])
+def test_a_damaged_text_in_the_cache(run: Path, call: Any, name: str) -> None:
+    first = call("--model", run, "sea", "--json")
+    (kept,) = (run / "cache" / "index").iterdir()
+    data = bytearray((kept / "00000" / f"{name}.npy").read_bytes())
+    data[-1] = 0xFF
+    (kept / "00000" / f"{name}.npy").write_bytes(data)
+    again = call("--model", run, "sea", "--json")
+    message = f"{name}.npy: expected what was written, found other bytes"
+    assert message in again.err and "encoding the corpus again" in again.err
+    assert again.out == first.out
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, number: int, call: Any, *words: Any) -> None:
+    """Press Ctrl-C when passages are encoded for the number-th time."""
+    encode, calls = Embedder.encode_passage, []
+
+    def dies(*words: Any, **options: Any) -> Any:
+        calls.append(words)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return encode(*words, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Embedder, "encode_passage", dies)
+        call(*words)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_killed_search_goes_on(
+    run: Path, call: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    words = ("--model", run, "sea", "--json")
+    expected = rows(call(*words, "--fresh").out)
+    (kept,) = (run / "cache" / "index").iterdir()
+    build = Index.build
+    monkeypatch.setattr(
+        Index,
+        "build",
+        lambda *words, **options: build(*words, segment_size=3, **options),
+    )
+    kill(monkeypatch, number, call, *words, "--fresh")
+    assert len(list(kept.glob("0*"))) == number - 1
+    again = call(*words)
+    assert f"encoding what {kept} does not have yet" in again.err
+    assert rows(again.out) == expected
+    if number == 2:  # what was there was not encoded again
+        assert [len(one) for one in Index.open(kept).segments] == [3, 1]
+    assert call(*words) == (again.out, "")
+
+
+def test_an_index_that_was_not_finished(
+    three: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, path = tmp_path / "index", corpus(tmp_path / "beir")
+    words = ("--model", three, "--index", index, "--json", "moon")
+    kill(monkeypatch, 1, call, *words, "--corpus", path)
+    message = r"expected a finished index, found one with 0 passages .*\(--corpus\)"
+    with pytest.raises(InputError, match=message):
+        call(*words)
+    again = call(*words, "--corpus", path)
+    assert again.err.endswith(f"{index}: 4 passages, 4 new\n")
+    assert len(rows(again.out)) == 4
+    assert call(*words) == (again.out, "")
+
+
+def test_an_index_in_use_is_left_alone(
+    three: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, path = tmp_path / "index", corpus(tmp_path / "beir")
+    words = ("--model", three, "--index", index, "--json", "moon", "--corpus", path)
+    encode, errors = Embedder.encode_passage, []
+
+    def two(*texts: Any, **options: Any) -> Any:
+        if not errors:
+            for fresh in ((), ("--fresh",)):
+                with pytest.raises(InputError) as error:
+                    call(*words, *fresh)
+                errors.append(str(error.value))
+        return encode(*texts, **options)
+
+    monkeypatch.setattr(Embedder, "encode_passage", two)
+    assert len(rows(call(*words).out)) == 4
+    assert len(errors) == 2
+    assert all(
+        "no other process writes to, found one that is in use" in e for e in errors
+    )
+
+
 def test_a_cache_that_cannot_be_kept(run: Path, call: Any) -> None:
     (run / "cache").write_text("in the way")
     output = call("--model", run, "sea", "--json")
@@ -240,7 +330,22 @@ def test_the_built_in_set(
             ["--model", "MODEL", "a"],
             "--corpus: expected a corpus to search, found none",
         ),
-        (["--model", "RUN", "a\ud800"], "expected Unicode text, found half of a surro"),
+        (
+            ["--model", "RUN", "a\ud800"],
+            "query: expected Unicode text, found half of a",
+        ),
+        (
+            ["--model", "RUN", "--recall", "3", "a"],
+            "--recall: expected a share above 0 and below 1, found 3",
+        ),
+        (
+            ["--model", "RUN", "a", "--weights", "1", "2", "3"],
+            "--weights: expected --mode hybrid or dense+sparse, which take weights, f",
+        ),
+        (
+            ["--model", "MODEL", "--index", "nothere", "a"],
+            "nothere: expected an index, or a --corpus to make one of, found nothing",
+        ),
     ],
 )
 def test_errors(run: Path, model: Path, call: Any, words: Any, message: str) -> None:
@@ -338,7 +443,11 @@ def test_an_index_that_grows(three: Path, tmp_path: Path, call: Any) -> None:
     words = ("--model", three, "--index", index, "--json", "moon")
     assert len(rows(call(*words, "--corpus", path).out)) == 2
     write_jsonl(path, lines)
-    assert len(rows(call(*words, "--corpus", path).out)) == 4
+    for new in (2, 0):
+        grown = call(*words, "--corpus", path)
+        assert len(rows(grown.out)) == 4
+        assert grown.err.endswith(f"{index}: 4 passages, {new} new\n")
+        assert "encoding" not in grown.err
     assert sorted(one.name for one in index.iterdir()) == [
         "00000",
         "00001",
@@ -347,6 +456,15 @@ def test_an_index_that_grows(three: Path, tmp_path: Path, call: Any) -> None:
     without = call(*words)  # what the index has
     assert len(rows(without.out)) == 4
     assert without.err == ""
+    for flag, value in (("dim", 2), ("storage", "int8")):
+        with pytest.raises(InputError, match=rf"--{flag}: expected .*, as {index} was"):
+            call(*words, f"--{flag}", value)
+    # What there is nothing to replace it by is not removed.
+    with pytest.raises(InputError, match=r"none\.txt: expected a file"):
+        call(*words, "--corpus", "none.txt", "--fresh")
+    with pytest.raises(InputError, match="dim: expected a number from 1 to 16"):
+        call(*words, "--corpus", path, "--fresh", "--dim", 17)
+    assert call(*words).out == without.out
     write_jsonl(path, [lines[0] | {"text": "another"}])
     with pytest.raises(
         InputError, match="expected the text that the index has of 'p0'"
@@ -362,7 +480,8 @@ def test_an_index_that_grows(three: Path, tmp_path: Path, call: Any) -> None:
 def test_queries_from_a_file(run: Path, tmp_path: Path, call: Any) -> None:
     (tmp_path / "q.txt").write_text(f"{LINES[2]}\n\n{LINES[0]}\n")
     words = ("--model", run, "--json", "--top-k", 1, "--queries", tmp_path / "q.txt")
-    assert [row["id"] for row in rows(call(*words).out)] == ["p2", "p0"]
+    found = [(row["query_id"], row["id"]) for row in rows(call(*words).out)]
+    assert found == [("1", "p2"), ("3", "p0")]
     with pytest.raises(InputError, match="expected a query or --queries, found both"):
         call(*words, "sea")
 
@@ -405,12 +524,30 @@ def test_an_approximate_search_says_what_it_found(
     output = call(*words, "--mode", "dense")
     assert "approximate search: 100.0% of the exact best 4 found" in output.err
     assert asked == [0.9, None]
-    with pytest.raises(InputError, match="--recall: expected --mode dense, which can"):
-        call(*words)
+    assert call(*words).out == output.out  # a model with one head needs no --mode
+
+
+def test_a_mode_that_is_not_approximate(three: Path, tmp_path: Path, call: Any) -> None:
+    words = ("--model", three, "--corpus", corpus(tmp_path / "beir"), "--recall", 0.9)
+    message = "--recall: expected --mode dense, which can .* found --mode hybrid"
+    with pytest.raises(InputError, match=message):
+        call(*words, "sea")
+
+
+def test_what_is_cut_or_blank_is_said(run: Path, tmp_path: Path, call: Any) -> None:
+    passages = [{"_id": "a", "text": "sea"}, {"_id": "b", "text": " "}]
+    path = write_jsonl(tmp_path / "c.jsonl", passages)
+    (tmp_path / "q.txt").write_text("sea " * 100)
+    words = ("--model", run, "--corpus", path, "--queries", tmp_path / "q.txt")
+    said = call(*words).err.splitlines()
+    assert said[1:] == [
+        "1 passage is blank: 'b'",
+        "the query is read up to 64 tokens",
+    ]
 
 
 def test_a_mode_without_its_head(run: Path, call: Any) -> None:
-    message = "--mode: expected one of dense, as the model has them, found sparse"
+    message = "--mode: expected dense, all that the index has, found sparse"
     with pytest.raises(InputError, match=message):
         call("--model", run, "--mode", "sparse", "sea")
 

@@ -225,9 +225,7 @@ this name. Did you mean --top-k?
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(
-            "flags as --help lists them", _sentence(told.getvalue()), where=prog
-        ) from None
+        raise _wrong_value(_sentence(told.getvalue()), prog) from None
     if unknown:
         raise _unknown_flag(unknown[0], _flags(cls, default))
     return parsed
@@ -324,6 +322,32 @@ def _unknown_flag(word: str, known: list[str]) -> InputError:
         where=flag,
         do=f"Did you mean {near[0]}?" if near else "--help lists the flags.",
     )
+
+
+def _wrong_value(said: str, prog: str) -> InputError:
+    """What tyro says of a value, in our words where it would confuse."""
+    choice = re.match(r"invalid choice '(.*)' for argument '(\S+)'.*?\((.*)\)", said)
+    if choice:
+        found, flag, listed = choice.groups()
+        known = sorted(
+            set(re.findall(r"'([^']*)'", listed)) - {"None"}
+        )  # tyro's is random
+        near = difflib.get_close_matches(found, known, n=1)
+        do = f"Did you mean {near[0]}?" if near else ""
+        return InputError(f"one of {', '.join(known)}", repr(found), where=flag, do=do)
+    value = re.match(
+        r"Error parsing (\S+): no type matching (.*) could .*? \[(.*?)\]", said
+    )
+    if value:
+        flag, expected, words = value.groups()
+        return InputError(
+            re.sub(r"\{None\}\||[{}]", "", expected),
+            " ".join(re.findall(r"'(.*?)'", words)) or "nothing",
+            where=flag,
+            do="Words that belong to no flag go before the flags.",
+        )
+    plain = re.sub(r"\[/?bold\]", "", said)
+    return InputError("flags as --help lists them", plain, where=prog)
 
 
 def _flags(cls: Any, default: Any) -> list[str]:

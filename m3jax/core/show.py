@@ -1,8 +1,14 @@
 """Rows of texts on a terminal."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 _LINES, _CHARACTERS = 2, 200
+# Control characters could steer the terminal; tab and line feed do no harm.
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10}, "\ufffd")
 
 
 def shorten(text: str) -> str:
@@ -24,16 +30,14 @@ def print_table(
     """Print a table as wide as the terminal; its last column is text.
 
     Args:
-        title: what stands above.
+        title: what stands above; a long one is cut.
         columns: names; a name that ends with ">" is of a column of numbers.
         rows: cells.
     """
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    # Text, not str: a passage may hold [brackets], which rich reads as markup.
-    table = Table(title=Text(title))
+    table = Table(title=_plain(shorten(title)))
     for name in columns[:-1]:
         right = name.endswith(">")
         table.add_column(
@@ -41,5 +45,12 @@ def print_table(
         )
     table.add_column(columns[-1], ratio=1)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row[:-1]), Text(shorten(row[-1])))
+        table.add_row(*(_plain(cell) for cell in (*row[:-1], shorten(row[-1]))))
     Console().print(table)
+
+
+def _plain(text: str) -> "Text":
+    """A text of which nothing is read as markup, or by the terminal."""
+    from rich.text import Text
+
+    return Text(text.translate(_CONTROLS))

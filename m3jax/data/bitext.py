@@ -54,14 +54,33 @@ def read_bitext(
     if columns is not None and (len(columns) != 2 or columns[0] == columns[1]):
         found = ", ".join(columns) or "none"
         raise InputError("two columns that differ", found, where="columns")
+    return {name: _read(file, columns) for name, file in bitext_files(path).items()}
+
+
+def bitext_files(path: str | Path) -> dict[str, Path]:
+    """Find the files of a bitext or of a folder of them.
+
+    Args:
+        path: as in `read_bitext`.
+
+    Returns:
+        Name of the file without its ending -> file, in the order of the alphabet.
+
+    Raises:
+        InputError: the folder has no such file.
+
+    Example:
+        >>> list(bitext_files("tatoeba/deu.jsonl.gz"))
+        ['deu']
+    """
     path = Path(path)
     if not path.is_dir():
-        return {_stem(path): _read(path, columns)}
+        return {_stem(path): path}
     names = {_stem(file) for file in path.iterdir() if file.name.endswith(JSON_LINES)}
     if not names:
         found = f"no file that ends in {' or '.join(JSON_LINES)}"
         raise InputError("a folder of bitexts", found, where=str(path))
-    return {name: _read(json_lines(path, name), columns) for name in sorted(names)}
+    return {name: json_lines(path, name) for name in sorted(names)}
 
 
 def _stem(path: Path) -> str:

@@ -25,8 +25,8 @@ def passages(path: str | Path) -> Iterator[tuple[str, str]]:
             line, and the number of the line is its id. "-" is the standard input, of
             either kind: JSON lines if the first begins with {.
 
-    Yields:
-        Id and text.
+    Returns:
+        Id and text, one after the other.
 
     Raises:
         InputError: the file cannot be read, holds no passage, or has a bad line.
@@ -38,7 +38,32 @@ def passages(path: str | Path) -> Iterator[tuple[str, str]]:
         >>> list(passages(file))
         [('1', 'salt'), ('3', 'sea')]
     """
-    path = corpus_file(path)
+    return texts(corpus_file(path), read=passage_text, what="passage")
+
+
+def texts(
+    path: Path, *, read: Callable[[Mapping[str, object]], str], what: str
+) -> Iterator[tuple[str, str]]:
+    r"""Read a file of passages or of queries, as `passages` does.
+
+    Args:
+        path: .jsonl, also .gz or .zst; a text a line; or "-", of either kind.
+        read: takes the text out of an object.
+        what: one of the texts is, for messages.
+
+    Yields:
+        Id and text.
+
+    Raises:
+        InputError: the file cannot be read, holds no text, or has a bad line.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "a.jsonl")
+        >>> _ = file.write_text('{"_id": "q", "text": "salt"}')
+        >>> list(texts(file, read=passage_text, what="query"))
+        [('q', 'salt')]
+    """
     json_lines = path.name.endswith(JSON_LINES)
     seen: set[bytes] = set()
     again: dict[str, str] = {}  # id -> where
@@ -47,7 +72,7 @@ def passages(path: str | Path) -> Iterator[tuple[str, str]]:
         if str(path) == STDIN and not seen:
             json_lines = line.lstrip().startswith(b"{")
         if json_lines:
-            name, text = named(line, where=where, read=passage_text)
+            name, text = named(line, where=where, read=read)
         else:
             name, text = where.rpartition(":")[2], utf8(line, where=where)
         known = blake2b(name.encode(), digest_size=16).digest()
@@ -59,7 +84,7 @@ def passages(path: str | Path) -> Iterator[tuple[str, str]]:
     if again:
         raise twice(again)
     if not where:
-        raise InputError("a passage a line", "an empty file", where=name_of(path))
+        raise InputError(f"a {what} a line", "an empty file", where=name_of(path))
 
 
 def count_lines(path: str | Path) -> int | None:

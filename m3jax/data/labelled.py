@@ -74,20 +74,20 @@ def read_labelled(path: str | Path, *, columns: tuple[str, str] = COLUMNS) -> La
 
 
 def read_classification(
-    folder: str | Path, *, columns: tuple[str, str] = COLUMNS
+    folder: str | Path, split: str = "test", *, columns: tuple[str, str] = COLUMNS
 ) -> Classification:
     r"""Read a folder with `train.jsonl` and `test.jsonl`, each plain or packed.
 
     Args:
         folder: the folder.
+        split: which file is measured on.
         columns: of the text and of the label; see `read_labelled`.
 
     Returns:
         Both parts.
 
     Raises:
-        InputError: there is no such folder, a file is missing or empty, or a row is
-            bad.
+        InputError: as `classification_files`, or a file is empty or has a bad row.
 
     Example:
         >>> import tempfile
@@ -98,12 +98,37 @@ def read_classification(
         >>> read_classification(folder).test.texts
         ('test',)
     """
+    # Both are looked for before the first is read: a missing one is told at once.
+    files = classification_files(folder, split)
+    train, test = (read_labelled(file, columns=columns) for file in files)
+    return Classification(train, test)
+
+
+def classification_files(folder: str | Path, split: str = "test") -> tuple[Path, Path]:
+    """Find the rows to learn from, and those that are measured on.
+
+    Args:
+        folder: the folder.
+        split: which file is measured on.
+
+    Returns:
+        Both files.
+
+    Raises:
+        InputError: there is no such folder, a file is missing, or both are one.
+
+    Example:
+        >>> classification_files("no_such_folder", "dev")
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: no_such_folder: expected a folder with \
+train.jsonl and dev.jsonl, found nothing of that name
+    """
     folder = Path(folder)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing of that name"
-        expected = "a folder with train.jsonl and test.jsonl"
+        expected = f"a folder with train.jsonl and {split}.jsonl"
         raise InputError(expected, found, where=str(folder), do=near_name(folder))
-    # Both are looked for before the first is read: a missing one is told at once.
-    files = [json_lines(folder, part) for part in ("train", "test")]
-    train, test = (read_labelled(file, columns=columns) for file in files)
-    return Classification(train, test)
+    if split == "train":
+        expected = "another split than train, from which the labels are learnt"
+        raise InputError(expected, split, where=str(folder))
+    return json_lines(folder, "train"), json_lines(folder, split)

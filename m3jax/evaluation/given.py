@@ -9,16 +9,14 @@ from m3jax.core.errors import InputError
 from m3jax.core.progress import bar
 from m3jax.data.prompts import Prompts
 from m3jax.data.records import Retrieval
+from m3jax.evaluation.heads import block_size
 from m3jax.evaluation.retrieval import Results
 from m3jax.inference import scores
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encode import encode
-from m3jax.inference.ranking import shares_of
+from m3jax.inference.ranking import WEIGHTS, shares_of
 from m3jax.nn.embedding import check_outputs
 
-_BLOCK = 4_096  # passages whose embeddings exist at once, at most and
-_FEWEST = 64  # at least, and in between as many as have
-_NUMBERS = 2**28  # so many numbers in their token vectors: 1 GiB
 _SCORE = {"dense": scores.dense, "sparse": scores.sparse, "multivec": scores.multivec}
 
 
@@ -29,7 +27,7 @@ def rank(
     *,
     prompts: Prompts,
     outputs: Sequence[str] | None = None,
-    weights: Sequence[float] = (1.0, 0.3, 1.0),
+    weights: Sequence[float] = WEIGHTS,
     k: int = 1_000,
     batch_tokens: int | None = None,
     block: int | None = None,
@@ -49,8 +47,7 @@ def rank(
         weights: of dense, sparse and multivec in hybrid.
         k: passages kept of each query, at most.
         batch_tokens: tokens in a batch; see `inference.encode`.
-        block: passages whose embeddings exist at once; None takes at most 4,096, and
-            1 GiB of token vectors.
+        block: passages whose embeddings exist at once; None: see `heads.block_size`.
         progress: show a bar on a terminal.
 
     Returns:
@@ -120,7 +117,8 @@ def _scores(
     )
     query = to_vectors([prompts.query + data.queries[name] for name in queries])
     found = {name: np.empty(len(pairs), np.float32) for name in names}
-    step = _block(embedder, names) if block is None else block
+    config, length = embedder.module.config, embedder.max_length
+    step = block_size(config, length, names) if block is None else block
     with bar("passages", len(passages), "texts", show=progress) as advance:
         for start in range(0, len(passages), step):
             passage = to_vectors(
@@ -152,13 +150,6 @@ def _ranking(
         query: dict(sorted(row.items(), key=lambda item: -item[1])[:k])
         for query, row in rows.items()
     }
-
-
-def _block(embedder: Embedder, names: tuple[str, ...]) -> int:
-    width = embedder.module.config.multivec
-    if "multivec" not in names or width is None:
-        return _BLOCK
-    return min(max(_NUMBERS // (embedder.max_length * width), _FEWEST), _BLOCK)
 
 
 def _require_known(passages: set[str], data: Retrieval) -> None:

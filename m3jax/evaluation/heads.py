@@ -1,6 +1,7 @@
 """Searches with every head of a model, and with all of them together."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from jax.sharding import Mesh
@@ -15,7 +16,7 @@ from m3jax.data.tokenize import Tokenizer
 from m3jax.evaluation.retrieval import Results, measure
 from m3jax.inference.best import Best
 from m3jax.inference.encode import encode
-from m3jax.inference.ranking import rank
+from m3jax.inference.ranking import MIXTURES, Fusion, Mixture, rank
 from m3jax.inference.segment import Segment
 from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule, check_outputs
 
@@ -35,9 +36,7 @@ def search(
     passage_length: int,
     mesh: Mesh | None = None,
     outputs: Sequence[str] | None = None,
-    weights: Sequence[float] = (1.0, 0.3, 1.0),
-    mixtures: Mapping[str, Sequence[float]] = {},
-    rrf: bool = False,
+    mixtures: Mapping[str, Mixture | Fusion] = MIXTURES,
     k: int = 100,
     rescored: int = 200,
     batch_tokens: int | None = None,
@@ -48,7 +47,8 @@ def search(
 
     dense and sparse are exact over the corpus. As in BGE-M3's evaluation, multivec
     orders anew the `rescored` best passages of dense, and hybrid those of dense and of
-    sparse together, by s = sum_h w_h s_h / sum_h w_h over the heads that there are.
+    sparse together, by s = sum_h w_h s_h / sum_h w_h over the heads that there are; see
+    `inference.ranking` for other mixtures.
 
     The corpus goes by in blocks: of each only the passages that are among the best so
     far are scored by all heads, and then its embeddings are let go. So token vectors
@@ -64,11 +64,9 @@ def search(
         passage_length: tokens kept of a passage.
         mesh: devices that share the rows.
         outputs: heads to search with; None = all that the model has.
-        weights: of dense, sparse and multivec in hybrid.
-        mixtures: weights of further mixtures, by name.
-        rrf: whether to add reciprocal-rank fusion; see `inference.ranking`.
+        mixtures: of the heads, by name; there are none of a single head.
         k: passages kept of each query, at most.
-        rescored: passages of dense, and of sparse, that multivec and hybrid order.
+        rescored: passages of dense, and of sparse, that multivec and mixtures order.
         batch_tokens: tokens in a batch; see `inference.encode`.
         block: passages whose embeddings exist at once; None takes at most 16,384, and
             2 GiB of token vectors.
@@ -105,12 +103,13 @@ def search(
         progress=progress,
         description="queries",
     )
-    block = _block(module.config, passage_length, names) if block is None else block
+    if block is None:
+        block = block_size(module.config, passage_length, names)
 
     def blocks() -> Iterator[Segment]:
         with bar("passages", len(passages), "texts", show=progress) as advance:
-            for start in range(0, len(passages), block):
-                rows = [(name, data.corpus[name]) for name in passages[start:][:block]]
+            left = iter(data.corpus.items())
+            while rows := list(itertools.islice(left, block)):
                 passage = to_vectors(
                     [prompts.passage + text for _, text in rows],
                     max_length=passage_length,
@@ -125,11 +124,10 @@ def search(
         len(passages),
         k=k,
         rescored=rescored,
-        mixtures={"hybrid": weights, **mixtures},
-        rrf=rrf,
+        mixtures=mixtures,
         options={"mesh": None if mesh is None else local_mesh(mesh)},
     )
-    return {name: _named(one, queries, passages) for name, one in best.items()}
+    return {name: named(one, queries, passages) for name, one in best.items()}
 
 
 def score(
@@ -160,6 +158,51 @@ def score(
     }
 
 
+def named(best: Best, queries: Sequence[str], passages: Sequence[str]) -> Results:
+    """Write ids for the numbers of what was found.
+
+    Args:
+        best: passages of each query, by number.
+        queries: their ids.
+        passages: ids of the corpus.
+
+    Returns:
+        Query id -> passage id -> score, in the order of `best`.
+
+    Example:
+        >>> import numpy as np
+        >>> best = Best(np.array([[2.0, -np.inf]]), np.array([[1, -1]]))
+        >>> named(best, ["q"], ["a", "b"])
+        {'q': {'b': 2.0}}
+    """
+    found: list[list[int]] = best.at.tolist()
+    rows = zip(queries, found, best.scores.tolist(), strict=True)
+    return {
+        query: {passages[i]: x for i, x in zip(at, row, strict=True) if i >= 0}
+        for query, at, row in rows
+    }
+
+
+def block_size(config: EmbeddingConfig, length: int, outputs: Sequence[str]) -> int:
+    """Say how many passages may be encoded at once.
+
+    Args:
+        config: of the model.
+        length: tokens of a passage, at most.
+        outputs: heads that are kept.
+
+    Returns:
+        At most 16,384, and as many as have 2 GiB of token vectors; at least 64.
+
+    Example:
+        >>> block_size(EmbeddingConfig(multivec=1024), 8_192, ("dense", "multivec"))
+        64
+    """
+    if "multivec" not in outputs or config.multivec is None:
+        return _BLOCK
+    return min(max(_NUMBERS // (length * config.multivec), _FEWEST), _BLOCK)
+
+
 def _names(config: EmbeddingConfig, outputs: Sequence[str] | None) -> tuple[str, ...]:
     if outputs is None:
         return config.outputs
@@ -173,19 +216,3 @@ def _names(config: EmbeddingConfig, outputs: Sequence[str] | None) -> tuple[str,
             where="outputs",
         )
     return names
-
-
-def _block(config: EmbeddingConfig, passage_length: int, names: tuple[str, ...]) -> int:
-    if "multivec" not in names or config.multivec is None:
-        return _BLOCK
-    fitting = _NUMBERS // (passage_length * config.multivec)
-    return min(max(fitting, _FEWEST), _BLOCK)
-
-
-def _named(one: Best, queries: list[str], passages: list[str]) -> Results:
-    """Ids for numbers."""
-    rows = zip(one.at.tolist(), one.scores.tolist(), strict=True)
-    return {
-        query: {passages[i]: x for i, x in zip(at, row, strict=True) if i >= 0}
-        for query, (at, row) in zip(queries, rows, strict=True)
-    }

@@ -227,6 +227,8 @@ class Evaluation:
             date, command, fingerprint of the model.
         outcomes: one a task, and of tasks in several languages one a language.
         maps: of embeddings.
+        data: test set -> part of it that was measured -> digest of its files; see
+            `contents`.
 
     Raises:
         InputError: there are two outcomes of one task and language, or different
@@ -237,6 +239,7 @@ class Evaluation:
     about: Mapping[str, str]
     outcomes: tuple[Outcome, ...]
     maps: tuple[EmbeddingMap, ...] = ()
+    data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that a task stands here once."""

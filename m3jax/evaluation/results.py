@@ -41,10 +41,11 @@ def write_results(folder: Path, evaluation: Evaluation) -> Path:
     """
     about = {"format": FORMAT, "version": VERSION}
     text = json.dumps(
-        about | dataclasses.asdict(evaluation),
+        about | vars(evaluation),
         indent=1,
         ensure_ascii=False,
         allow_nan=False,
+        default=vars,  # dataclasses as they are; asdict would copy all numbers first
     )
     # A command may hold a file name that is not UTF-8; JSON spells it so, too.
     text = text.encode("utf-8", "backslashreplace").decode()

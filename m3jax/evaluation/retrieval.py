@@ -66,7 +66,7 @@ def by_query(
         Metric -> query id -> value.
 
     Raises:
-        InputError: no query is judged, or a metric is unknown.
+        InputError: no query is judged, a metric is unknown, or a score is not finite.
 
     Example:
         >>> by_query({"q": {"a": 1.0}}, {"q": {"a": 1}, "r": {"a": 1}}, ["ndcg@1"])
@@ -75,11 +75,11 @@ def by_query(
     if not qrels:
         raise InputError("at least one judged query", "none", where="qrels")
     check_metrics(metrics)
-    ranked = {query: dict(results.get(query, {})) for query in qrels}
+    rows = {query: dict(results.get(query, {})) for query in qrels}
     judged = {query: dict(grades) for query, grades in qrels.items()}
     wanted = {name: _measure(name) for name in metrics if not name.startswith("mrr@")}
     whole = pytrec_eval.RelevanceEvaluator(judged, set(wanted.values()))
-    found = whole.evaluate(ranked) if wanted else {}
+    found = whole.evaluate(rows) if wanted else {}
     values = {
         name: {query: row[key.replace(".", "_")] for query, row in found.items()}
         for name, key in wanted.items()
@@ -87,7 +87,10 @@ def by_query(
     for name in metrics:
         if name not in wanted:
             cut = int(name.partition("@")[2])
-            top = {query: _best(row, cut) for query, row in ranked.items()}
+            top = {
+                query: {passage: row[passage] for passage, _ in ranked(row)[:cut]}
+                for query, row in rows.items()
+            }
             rank = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(top)
             values[name] = {query: row["recip_rank"] for query, row in rank.items()}
     return {name: values[name] for name in metrics}
@@ -112,12 +115,54 @@ map@k, precision@k or map, found 'ndgc@10'
         raise InputError(expected, found, where="metrics")
 
 
+def ranked(row: Mapping[str, float]) -> list[tuple[str, np.float32]]:
+    """Put the passages of a query into trec_eval's order.
+
+    Scores are compared in float32, and of equal ones the id that is last in the
+    alphabet comes first.
+
+    Args:
+        row: passage id -> score.
+
+    Returns:
+        Passages and their scores, the best first.
+
+    Raises:
+        InputError: a score is not finite in float32.
+
+    Example:
+        >>> [name for name, _ in ranked({"a": 1, "b": 1 + 1e-9, "c": 2})]
+        ['c', 'b', 'a']
+    """
+    with np.errstate(over="ignore"):  # told below
+        scores = np.fromiter(row.values(), np.float64, len(row)).astype(np.float32)
+    if not np.isfinite(scores).all():
+        at = int(np.flatnonzero(~np.isfinite(scores))[0])
+        name, score = list(row.items())[at]
+        where = f"passage {name!r}"
+        raise InputError("a score that float32 can hold", f"{score}", where=where)
+    order = sorted(
+        zip(scores.tolist(), row, range(len(row)), strict=True), reverse=True
+    )
+    return [(name, scores[at]) for _, name, at in order]
+
+
+def deepest(metrics: Sequence[str]) -> int:
+    """Say how many passages of a query the metrics look at.
+
+    Args:
+        metrics: with or without a cutoff.
+
+    Returns:
+        The deepest cutoff; 0 where there is none.
+
+    Example:
+        >>> deepest(["ndcg@10", "answer_recall@100", "map"])
+        100
+    """
+    return max((int(name.partition("@")[2] or 0) for name in metrics), default=0)
+
+
 def _measure(name: str) -> str:
     kind, _, cut = name.partition("@")
     return f"{_MEASURES[kind]}.{cut}" if cut else kind
-
-
-def _best(row: Mapping[str, float], k: int) -> dict[str, float]:
-    """The k best passages, in trec_eval's own order."""
-    order = sorted(row, key=lambda name: (np.float32(row[name]), name), reverse=True)
-    return {name: row[name] for name in order[:k]}

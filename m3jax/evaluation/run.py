@@ -1,30 +1,39 @@
-"""A model on many test sets: one after the other, each kept when it is there."""
+"""A model on many test sets: one part after the other, each kept when it is there."""
 
 import dataclasses
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from m3jax.core.errors import InputError
 from m3jax.data.records import Retrieval
 from m3jax.evaluation import trec
-from m3jax.evaluation.answers import answer_recall
-from m3jax.evaluation.benchmarks.open import open_benchmark
-from m3jax.evaluation.benchmarks.task import Task, without_identical
+from m3jax.evaluation.contents import contents, label
 from m3jax.evaluation.outcome import EmbeddingMap, Evaluation, Outcome
-from m3jax.evaluation.outcomes import across, labels, pairs, retrieval, translations
+from m3jax.evaluation.outcomes import (
+    across,
+    benchmark,
+    labels,
+    pairs,
+    retrieval,
+    translations,
+)
 from m3jax.evaluation.outcomes.settings import Settings
 from m3jax.evaluation.report import write_report
 from m3jax.evaluation.results import NAME, read_results, write_results
-from m3jax.evaluation.retrieval import Results
-from m3jax.evaluation.test_sets import BENCHMARK, TestSet
+from m3jax.evaluation.retrieval import Results, deepest
+from m3jax.evaluation.test_sets import BENCHMARK, SPLIT, TestSet
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.reranker import Reranker
 
 RUNS = "runs"
-DECIDES = ("fingerprint", "settings")  # of what is told about an evaluation
-_UNSAFE = re.compile(r"[^\w.,+-]+")
+# Of what is told about an evaluation.
+DECIDES = ("fingerprint", "settings", "reranker fingerprint")
+_UNSAFE = re.compile(r"[^\w.,+-]")
+_ANEW = "Name another --output, or start anew (--fresh)."
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,20 @@ class Reranking:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one part of a test set gave."""
+    """What one part of a test set gave.
 
-    outcome: Outcome
+    Attributes:
+        label: of the part; see `contents`.
+        outcomes: none if it is too small.
+        rankings: system -> what it found.
+        maps: of embeddings.
+        data: texts and judgements, for a reranker.
+    """
+
+    label: str
+    outcomes: tuple[Outcome, ...]
     rankings: Mapping[str, Results] = field(default_factory=dict)
-    map: EmbeddingMap | None = None
+    maps: tuple[EmbeddingMap, ...] = ()
     data: Retrieval | None = None
 
 
@@ -60,47 +78,81 @@ def evaluate(
     settings: Settings,
     *,
     reranking: Reranking | None = None,
-    split: str = "test",
+    split: str | None = None,
     cross_lingual: bool = False,
 ) -> Iterator[Outcome]:
-    """Measure a model on test sets; each is kept when it is done.
+    """Measure a model on test sets; each part of a set is kept when it is done.
 
     Args:
         embedder: the model.
-        sets: what to measure on; those that the evaluation has are passed over.
-        folder: gets results.json, report.html and runs/ after each set; must exist.
+        sets: what to measure on; parts that the evaluation has are passed over.
+        folder: gets runs/ and results.json after each part, and report.html after each
+            set; must exist.
         evaluation: what was measured before, of this very question; see `begin`.
-        settings: see `Settings`.
+        settings: see `Settings`; k is at least `depth`.
         reranking: orders the best of a first stage, in retrieval.
-        split: which judgements and rows.
+        split: which judgements and rows; None = test, and of a benchmark the split
+            that is reported.
         cross_lingual: also search the queries of each language in every other.
 
     Yields:
         Each outcome, when it is there; first those that were there before.
 
     Raises:
-        InputError: a file is damaged, or a setting does not fit.
+        InputError: a file is damaged, or is another one than that which was measured
+            before; or a setting does not fit.
         OSError: the folder cannot be written to.
     """
+    parts_of = {
+        one.name: contents(one, split, cross_lingual=cross_lingual) for one in sets
+    }
+    for name, parts in parts_of.items():
+        for part, digest in evaluation.data.get(name, {}).items():
+            now = parts.get(_key(parts, name, part), digest)
+            if now != digest:
+                where = f"{folder / NAME}: {part}"
+                expected, found = f"results of the data {now}", f"those of {digest}"
+                raise InputError(expected, found, where=where, do=_ANEW)
+    settings = dataclasses.replace(settings, k=depth(settings, reranking))
     yield from evaluation.outcomes
+    started = evaluation
     for one in sets:
-        if any(_is_of(one, outcome) for outcome in evaluation.outcomes):
-            continue
-        new: list[Outcome] = []
-        maps: list[EmbeddingMap] = []
-        for part in _measure(embedder, one, settings, split, cross_lingual):
-            for each in (part, *_reranked(part, reranking, settings)):
-                _write_runs(folder, each)
-                new.append(each.outcome)
-                maps += [] if each.map is None else [each.map]
-                yield each.outcome
-        evaluation = dataclasses.replace(
-            evaluation,
-            outcomes=(*evaluation.outcomes, *new),
-            maps=(*evaluation.maps, *maps),
-        )
-        write_results(folder, evaluation)
-        write_report(folder, evaluation)
+        kept, parts = evaluation, parts_of[one.name]
+        done = evaluation.data.get(one.name, {})
+        try:
+            for part in _measure(embedder, one, settings, split, cross_lingual, done):
+                part = _reranked(part, reranking, settings)
+                _write_runs(folder, part)
+                if part.outcomes:
+                    digest = parts[_key(parts, one.name, part.label)]
+                    done = {**done, part.label: digest}
+                    evaluation = dataclasses.replace(
+                        evaluation,
+                        outcomes=(*evaluation.outcomes, *part.outcomes),
+                        maps=(*evaluation.maps, *part.maps),
+                        data={**evaluation.data, one.name: done},
+                    )
+                    write_results(folder, evaluation)
+                yield from part.outcomes
+        finally:  # also where a later part is damaged
+            if evaluation is not kept:
+                write_report(folder, evaluation)
+    if evaluation is started and evaluation.outcomes:
+        write_report(folder, evaluation)  # killed before it was there
+
+
+def depth(settings: Settings, reranking: Reranking | None) -> int:
+    """Say how many passages of a query are found, so that no number is cut short.
+
+    Args:
+        settings: with k and the metrics.
+        reranking: reads its candidates.
+
+    Returns:
+        k, or as many as the deepest metric or the reranker looks at.
+    """
+    read = 0 if reranking is None else reranking.candidates
+    return max(settings.k, deepest(settings.metrics), read)
 
 
 def begin(
@@ -111,8 +163,8 @@ def begin(
     Args:
         folder: of the results.
         model: its name.
-        about: versions, and what the numbers depend on: fingerprint and settings.
-        fresh: forget what was measured before.
+        about: versions, and what the numbers depend on: `DECIDES`.
+        fresh: forget what was measured before, and remove its runs.
 
     Returns:
         The evaluation to go on from.
@@ -120,17 +172,19 @@ def begin(
     Raises:
         InputError: the results there are damaged, or answer another question.
     """
-    if fresh or not (folder / NAME).exists():
+    there = (folder / NAME).exists()
+    if fresh and there:
+        for run in (folder / RUNS).glob("*.trec"):
+            run.unlink()
+    if fresh or not there:
         return Evaluation(model, about, ())
     before = read_results(folder)
     for key in DECIDES:
-        if before.about.get(key) != about[key]:
-            raise InputError(
-                f"results of the {key} {about[key]}",
-                f"those of {before.about.get(key)}",
-                where=str(folder / NAME),
-                do="Name another --output, or start anew (--fresh).",
-            )
+        was, now = (of.get(key, "none") for of in (before.about, about))
+        if was != now:
+            expected, found = f"results of the {key} {now}", f"those of {was}"
+            where = str(folder / NAME)
+            raise InputError(expected, found, where=where, do=_ANEW)
     return before
 
 
@@ -138,90 +192,91 @@ def _measure(
     embedder: Embedder,
     one: TestSet,
     settings: Settings,
-    split: str,
+    split: str | None,
     cross_lingual: bool,
+    done: Container[str],
 ) -> Iterator[_Part]:
-    name, parts = one.name, one.parts
+    """What of a set is not done, part by part."""
     if one.kind == BENCHMARK:
-        for task in open_benchmark(name, say=settings.say):
-            yield _benchmark(embedder, name, task, settings)
-    elif one.kind == "sts":
-        for made in pairs.outcomes(name, embedder, parts, settings, split=split):
-            yield _Part(made)
-    elif one.kind == "bitext":
-        for made in translations.outcomes(name, embedder, parts, settings):
-            yield _Part(made)
-    elif one.kind == "labelled":
-        for part, path in parts.items():
-            language = part or None
-            found = labels.outcomes(name, embedder, path, settings, language=language)
-            for made, picture in found:
-                yield _Part(made, map=picture)
-    elif cross_lingual and len(parts) > 1:
-        every = across.outcomes(name, embedder, parts, settings, split=split)
+        every = benchmark.outcomes(one.name, embedder, settings, split=split, done=done)
         for made, found, data in every:
-            yield _Part(made, found, data=data)
-    else:
-        for part, path in parts.items():
-            data, notes = retrieval.read(path, split)
-            found = retrieval.search(embedder, data, settings)
-            made = retrieval.outcome(
-                name,
-                found,
-                data,
-                settings.metrics,
-                language=part or None,
-                notes=notes,
+            yield _Part(made.label, (made,), found, data=data)
+    elif one.kind == "bitext":
+        for made in translations.outcomes(
+            one.name, embedder, one.parts, settings, done=done
+        ):
+            yield _Part(made.label, (made,))
+    elif one.kind == "sts":
+        if one.name not in done:
+            graded = pairs.outcomes(
+                one.name, embedder, one.parts, settings, split=split or SPLIT
             )
-            # Of many languages a page of plots would be too long to read.
-            if len(parts) == 1:
-                made = retrieval.plotted(made, found, data)
-            yield _Part(made, found, data=data)
+            yield _Part(one.name, tuple(graded))
+    elif one.kind == "retrieval" and cross_lingual and len(one.parts) > 1:
+        yield from _crossed(embedder, one, settings, split or SPLIT, done)
+    else:
+        of_kind = _labelled if one.kind == "labelled" else _retrieval
+        for part in one.parts:
+            if label(one.name, part) not in done:
+                yield of_kind(embedder, one, part, settings, split or SPLIT)
 
 
-def _benchmark(embedder: Embedder, name: str, task: Task, settings: Settings) -> _Part:
-    """One test set of a benchmark, as its authors report it."""
-    own = dataclasses.replace(
-        settings,
-        weights=task.weights["all"],
-        rescored=task.rescored,
-        max_length=settings.max_length or min(task.passage_length, embedder.max_length),
-        k=settings.k + (task.identical == "left out"),
+def _retrieval(
+    embedder: Embedder, one: TestSet, part: str, settings: Settings, split: str
+) -> _Part:
+    data, notes = retrieval.read(one.parts[part], split)
+    found = retrieval.search(embedder, data, settings)
+    language = part or None
+    made = retrieval.outcome(
+        one.name, found, data, settings.metrics, language=language, notes=notes
     )
-    found = retrieval.search(embedder, task.data, own)
-    if task.identical == "left out":
-        found = {system: without_identical(one) for system, one in found.items()}
-    language = task.language
-    inside = task.name.removeprefix(name).strip("/")
-    title = name if inside in ("", language) else f"{name}, {inside}"
-    if task.answers is None:
-        more = [one for one in settings.metrics if one not in task.metrics]
-        metrics = (*task.metrics, *more)
-        made = retrieval.outcome(title, found, task.data, metrics, language=language)
-        return _Part(retrieval.plotted(made, found, task.data), found, data=task.data)
-    values = {}
-    for system, one in found.items():
-        hits = answer_recall(one, task.data.corpus, task.answers, k=100)
-        values[system] = {task.metrics[0]: hits}
-    counts = {"queries": len(task.answers), "passages": len(task.data.corpus)}
-    made = Outcome(
-        title, "retrieval", task.metrics[0], values, counts=counts, language=language
+    # Of many languages a page of plots would be too long to read.
+    if len(one.parts) == 1:
+        made = retrieval.plotted(made, found, data)
+    return _Part(made.label, (made,), found, data=data)
+
+
+def _labelled(
+    embedder: Embedder, one: TestSet, part: str, settings: Settings, split: str
+) -> _Part:
+    path, language = one.parts[part], part or None
+    every = list(
+        labels.outcomes(
+            one.name, embedder, path, settings, split=split, language=language
+        )
     )
-    return _Part(made, found)
+    maps = tuple(picture for _, picture in every if picture is not None)
+    made = tuple(outcome for outcome, _ in every)
+    return _Part(label(one.name, part), made, maps=maps)
 
 
-def _reranked(
-    part: _Part, reranking: Reranking | None, settings: Settings
+def _crossed(
+    embedder: Embedder,
+    one: TestSet,
+    settings: Settings,
+    split: str,
+    done: Container[str],
 ) -> Iterator[_Part]:
-    """The second stage of a part, where there is one."""
-    if reranking is None or part.data is None or not part.data.qrels:
+    pairs_of = [label(one.name, f"{a} → {b}") for a in one.parts for b in one.parts]
+    if all(pair in done for pair in pairs_of):
         return
+    every = across.outcomes(
+        one.name, embedder, one.parts, settings, split=split, done=done
+    )
+    for made, found, data in every:
+        yield _Part(made.label, (made,), found, data=data)
+
+
+def _reranked(part: _Part, reranking: Reranking | None, settings: Settings) -> _Part:
+    """Add the second stage, where there is one."""
+    if reranking is None or part.data is None or not part.data.qrels:
+        return part
     first = reranking.first or ("hybrid" if "hybrid" in part.rankings else "dense")
     if first not in part.rankings:
         expected = f"one of {', '.join(part.rankings)}"
         raise InputError(expected, repr(first), where="first stage")
     made, ordered = retrieval.rerank(
-        part.outcome,
+        part.outcomes[0],
         reranking.model,
         part.rankings[first],
         part.data,
@@ -229,18 +284,26 @@ def _reranked(
         first=first,
         candidates=reranking.candidates,
     )
-    yield _Part(made, {"reranked": ordered})
+    return dataclasses.replace(
+        part,
+        outcomes=(*part.outcomes, made),
+        rankings={**part.rankings, "reranked": ordered},
+    )
 
 
 def _write_runs(folder: Path, part: _Part) -> None:
     """The rankings as files that trec_eval reads."""
     for system, found in part.rankings.items():
-        name = _UNSAFE.sub("-", f"{part.outcome.label}.{system}")
         (folder / RUNS).mkdir(exist_ok=True)
-        tag = _UNSAFE.sub("-", system)
-        trec.write_run(folder / RUNS / f"{name}.trec", found, tag=tag)
+        path = folder / RUNS / f"{_quoted(f'{part.label}.{system}')}.trec"
+        trec.write_run(path, found, tag=_quoted(system))
 
 
-def _is_of(one: TestSet, outcome: Outcome) -> bool:
-    """Whether an outcome is of a set; its name may tell a part after the set's."""
-    return outcome.name == one.name or outcome.name.startswith(f"{one.name}, ")
+def _quoted(name: str) -> str:
+    """A name for a file; no two are the same."""
+    return _UNSAFE.sub(lambda one: quote(os.fsencode(one[0]), safe=""), name)
+
+
+def _key(parts: Mapping[str, str], name: str, part: str) -> str:
+    """Where a part stands; the sets of a benchmark are all under its name."""
+    return part if part in parts else name

@@ -9,9 +9,10 @@ from m3jax.core.errors import InputError
 from m3jax.data.corpora import JSON_LINES
 from m3jax.data.fields import json_object
 from m3jax.data.lines import lines, near_name
-from m3jax.evaluation.benchmarks.open import names
+from m3jax.evaluation.benchmarks.open import names, open_benchmark
 
 BENCHMARK = "benchmark"
+SPLIT = "test"  # of what is no benchmark, if none is named
 _LAYOUTS = (
     "a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv; with train.jsonl "
     "and test.jsonl of text and label; with test.jsonl of sentence1, sentence2, score; "
@@ -38,18 +39,20 @@ class TestSet:
     __test__ = False
 
 
-def find(name: str, split: str = "test") -> TestSet:
+def find(name: str, split: str | None = None) -> TestSet:
     """Find out what a folder, a file or a name is.
 
     Args:
         name: a path, or a benchmark of `benchmarks.open.names`.
-        split: of the judgements and rows that are measured on.
+        split: of the judgements and rows that are measured on; None = test, and of a
+            benchmark the one that is reported.
 
     Returns:
         The set; nothing but first lines was read.
 
     Raises:
-        InputError: there is nothing of that name, or nothing to measure on in it.
+        InputError: there is nothing of that name, nothing to measure on in it, or no
+            such split of a benchmark.
 
     Example:
         >>> find("mldr/de").kind
@@ -58,11 +61,12 @@ def find(name: str, split: str = "test") -> TestSet:
     path = Path(name)
     if not path.exists():
         if name in names():
+            open_benchmark(name, split=split)  # a split is refused before all else
             return TestSet(name, BENCHMARK, {"": path})
         near = difflib.get_close_matches(name, names(), n=1)
         do = f"Did you mean {near[0]}?" if near else near_name(path)
         raise InputError(_LAYOUTS, "nothing of that name", where=name, do=do)
-    title = _title(path)
+    title, split = _title(path), split or SPLIT
     kind = _kind(path, split)
     if kind is not None:
         return TestSet(title, kind, {"": path})
@@ -84,7 +88,7 @@ def find(name: str, split: str = "test") -> TestSet:
     raise InputError(_LAYOUTS, found, where=name)
 
 
-def find_all(data: Sequence[str], split: str = "test") -> list[TestSet]:
+def find_all(data: Sequence[str], split: str | None = None) -> list[TestSet]:
     """Find out what several are; see `find`.
 
     Raises:
@@ -111,6 +115,18 @@ def part_file(folder: Path, stem: str) -> Path | None:
         return folder
     paths = [folder / f"{stem}{ending}" for ending in JSON_LINES]
     return next((path for path in paths if path.exists()), None)
+
+
+def rows_file(path: Path, split: str) -> Path:
+    """The file of a split; see `part_file`.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    file = part_file(path, split)
+    if file is None:
+        raise InputError(f"{split}.jsonl", "none", where=str(path))
+    return file
 
 
 def _kind(path: Path, split: str) -> str | None:

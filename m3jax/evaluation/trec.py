@@ -11,41 +11,10 @@ from m3jax.core import files
 from m3jax.core.errors import InputError
 from m3jax.data.fields import as_string, utf8
 from m3jax.data.lines import lines
-from m3jax.evaluation.retrieval import Results
+from m3jax.data.records import Retrieval
+from m3jax.evaluation.retrieval import Results, ranked
 
 _GAP = re.compile(r"[\s\0]")
-
-
-def ranked(row: Mapping[str, float]) -> list[tuple[str, np.float32]]:
-    """Put the passages of a query into trec_eval's order.
-
-    Scores are compared in float32, and of equal ones the id that is last in the
-    alphabet comes first.
-
-    Args:
-        row: passage id -> score.
-
-    Returns:
-        Passages and their scores, the best first.
-
-    Raises:
-        InputError: a score is not finite in float32.
-
-    Example:
-        >>> [name for name, _ in ranked({"a": 1, "b": 1 + 1e-9, "c": 2})]
-        ['c', 'b', 'a']
-    """
-    with np.errstate(over="ignore"):  # told below
-        scores = np.fromiter(row.values(), np.float64, len(row)).astype(np.float32)
-    if not np.isfinite(scores).all():
-        at = int(np.flatnonzero(~np.isfinite(scores))[0])
-        name, score = list(row.items())[at]
-        where = f"passage {name!r}"
-        raise InputError("a score that float32 can hold", f"{score}", where=where)
-    order = sorted(
-        zip(scores.tolist(), row, range(len(row)), strict=True), reverse=True
-    )
-    return [(name, scores[at]) for _, name, at in order]
 
 
 def write_run(
@@ -101,6 +70,27 @@ def write_run(
                 f"{query} Q0 {passage} {rank} {score!s} {tag}\n"
                 for rank, (passage, score) in enumerate(best, start=1)
             )
+
+
+def check_ids(data: Retrieval) -> None:
+    """Refuse ids that no run file could hold, before anything is searched.
+
+    Args:
+        data: of it the judged queries and the passages.
+
+    Raises:
+        InputError: names the first id that is empty or holds white space.
+
+    Example:
+        >>> check_ids(Retrieval({"q": "2 + 2?"}, {"a 1": "4"}, {"q": {"a 1": 1}}))
+        Traceback (most recent call last):
+        m3jax.core.errors.InputError: passage 'a 1': expected a name without white \
+space, which parts the columns of a run file, found ' '
+    """
+    for what, names in (("query", data.qrels), ("passage", data.corpus)):
+        for name in names:
+            if not name or _GAP.search(name):
+                _check_name(name, f"{what} {name!r}")
 
 
 def read_run(path: str | Path) -> Results:

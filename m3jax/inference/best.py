@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from m3jax.core.errors import InputError
+
 _GROUP = 64  # scores of which only the largest is looked at first
 _FEW = 16_384  # of which a sort costs nothing
 
@@ -49,7 +51,12 @@ class Best:
 
         Returns:
             As many as before; of equal scores the lower number stays.
+
+        Raises:
+            InputError: a score is not a number.
         """
+        if np.isnan(scores).any():
+            raise InputError("scores that are numbers", "NaN", where="search")
         k = self.scores.shape[1]
         scores = np.concatenate([self.scores, scores.astype(np.float32)], axis=1)
         at = np.concatenate([self.at, at], axis=1)

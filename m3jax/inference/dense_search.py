@@ -46,7 +46,7 @@ def top_k(
             hold on each.
         mesh: devices that share each tile; None = one device.
         recall_target: above 0 and below 1 asks for `jax.lax.approx_max_k`, which is
-            faster on TPU and may miss some; see `recall`. None is exact.
+            faster on TPU and may miss some; see `share_found`. None is exact.
 
     Returns:
         Scores float32 `[q k]`, the largest first, and passage numbers int64 `[q k]`;
@@ -54,7 +54,7 @@ def top_k(
 
     Raises:
         InputError: k or tile is below 1, recall_target is no share, the widths
-            differ, or (on a CPU) a score is not a number.
+            differ, or a query, or a score, is not a finite number.
 
     Source: Chern et al. 2022 (arXiv:2206.14286) for the approximate form.
 
@@ -77,6 +77,8 @@ def top_k(
             f"{width}",
             where="top_k",
         )
+    if not np.isfinite(np.asarray(query)).all():
+        raise InputError("queries that are finite numbers", "others", where="top_k")
     count, k = len(query), min(k, len(passage))
     scores, at = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
     if not scores.size:
@@ -104,35 +106,9 @@ def top_k(
         size = min(rows, count - first)
         scores[first : first + size] = np.asarray(best[i][0])[:size]
         at[first : first + size] = np.asarray(best[i][1])[:size]
+    if not np.isfinite(scores).all():
+        raise InputError("scores that are numbers", "NaN or infinity", where="top_k")
     return scores, at
-
-
-def recall(
-    query: np.ndarray, passage: np.ndarray | Vectors, at: np.ndarray, **options: Any
-) -> float:
-    """Say what share of the exact best passages an approximate search has found.
-
-    At most 64 queries, evenly spread, are searched exactly.
-
-    Args:
-        query: float32 `[q e]`.
-        passage: `[p e]`.
-        at: passage numbers that were found, `[q k]`.
-        options: tile and mesh of `top_k`.
-
-    Returns:
-        From 0 to 1; 1 where there was nothing to find.
-
-    Example:
-        >>> passage = np.eye(4, dtype=np.float32)
-        >>> recall(passage[:1], passage, np.array([[0, 3]]))
-        0.5
-    """
-    rows = sample_rows(len(query))
-    if not rows.size or not at.shape[1]:
-        return 1.0
-    exact = top_k(query[rows], passage, at.shape[1], **options)[1]
-    return share_found(exact, at[rows])
 
 
 def sample_rows(count: int) -> np.ndarray:
@@ -146,7 +122,14 @@ def sample_rows(count: int) -> np.ndarray:
 
 
 def share_found(exact: np.ndarray, found: np.ndarray) -> float:
-    """The share of some passage numbers that others have, query by query.
+    """The share of the exact best that an approximate search has, query by query.
+
+    Args:
+        exact: passage numbers `[q k]`; -1 where there are fewer.
+        found: passage numbers `[q m]`.
+
+    Returns:
+        From 0 to 1; 1 where there was nothing to find.
 
     Example:
         >>> share_found(np.array([[4, 7]]), np.array([[7, 1]]))
@@ -211,9 +194,13 @@ def _of_device(
     count, k = len(values), min(k, len(values))
     every = jnp.arange(count)
 
+    def told(scores: Array) -> Array:
+        # Not every device's maximum keeps NaN, but infinity is first in all of them.
+        return jnp.where(jnp.isfinite(scores), scores, jnp.inf)
+
     def counted(scores: Array, place: Array) -> Array:
         # The sort tells -0 from 0; and rows that only fill up the tile are no passages.
-        scores = jnp.where(scores == 0, 0, scores)
+        scores = jnp.where(scores == 0, 0, told(scores))
         at = here + place
         return jnp.where((at >= skip) & (at < end), scores, -jnp.inf)
 
@@ -237,7 +224,7 @@ def _of_device(
     peak, which = _top_k(
         jax.lax.cond(
             (here >= skip) & (here + count <= end),
-            peaks,
+            lambda scores: peaks(told(scores)),
             lambda scores: peaks(counted(scores, every)),
             scores,
         ),

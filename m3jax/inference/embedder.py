@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -37,6 +38,7 @@ class Embedder:
         prompts: what stands before queries and passages.
         max_length: tokens kept of a text, special ones counted, unless a call says.
         mesh: devices that share the texts; None = where the parameters are.
+        name: what messages call it; "" = nothing.
     """
 
     module: EmbeddingModule
@@ -45,6 +47,7 @@ class Embedder:
     prompts: Prompts
     max_length: int
     mesh: Mesh | None = None
+    name: str = ""
 
     @classmethod
     def load(
@@ -109,6 +112,7 @@ id like BAAI/bge-m3, found neither
             prompts=model.prompts,
             max_length=model.max_length,
             mesh=mesh,
+            name=_name(path),
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -293,3 +297,11 @@ id like BAAI/bge-m3, found neither
             progress=progress,
             warn=True,
         )
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    """The id of a model of the hub, or the name of a folder or of a run."""
+    if not os.path.isdir(path):
+        return os.fspath(path)
+    folder = Path(path).resolve()
+    return (folder.parent if folder.name == "model" else folder).name

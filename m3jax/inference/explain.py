@@ -33,8 +33,9 @@ class Why:
     Attributes:
         scores: head -> score.
         sparse: shared tokens; their scores add up to the sparse score.
-        multivec: for each token of the query the best one of the passage; the mean of
-            their scores is the multivec score.
+        multivec: for each token of the query the best one of the passage. The multivec
+            score is the mean over all tokens; pairs with a special one such as [SEP],
+            which is no word to a reader, are not listed.
     """
 
     scores: dict[str, float]
@@ -62,8 +63,8 @@ def explain(
     place = np.array([row])
     scores = {head: float(segment.score(head, encoded, place)[0]) for head in heads}
     sparse: list[Match] = []
+    name = embedder.tokenizer.backend.id_to_token
     if segment.sparse is not None and encoded.sparse is not None:
-        name = embedder.tokenizer.backend.id_to_token
         for token, (q, p) in segment.sparse.shared(encoded.sparse, row).items():
             word = _word(name(token))
             sparse.append(Match(word, word, q * p))
@@ -75,17 +76,21 @@ def explain(
         right = _tokens(embedder, text, index.about["max_length"])
         # Without a vector in the passage there is no match.
         pairs = zip(left, places.tolist(), best.tolist(), strict=bool(places.size))
-        multivec = [Match(one, right[j], score) for one, j, score in pairs]
+        special = {*embedder.tokenizer.special_ids}
+        multivec = [
+            Match(_word(name(one)), _word(name(right[j])), score)
+            for one, j, score in pairs
+            if not {one, right[j]} & special
+        ]
         multivec.sort(key=lambda match: -match.score)
     return Why(scores, tuple(sparse), tuple(multivec))
 
 
-def _tokens(embedder: Embedder, text: str, max_length: int) -> list[str]:
+def _tokens(embedder: Embedder, text: str, max_length: int) -> list[int]:
     """The tokens that have a vector: all but the first one."""
     config = embedder.module.config
     ids = ids_of(config, embedder.tokenizer, [text], max_length)[0]
-    name = embedder.tokenizer.backend.id_to_token
-    return [_word(name(int(token))) for token in ids[1:]]
+    return ids[1:].tolist()
 
 
 def _word(token: str | None) -> str:

@@ -12,20 +12,20 @@ from jax.sharding import Mesh
 
 from m3jax.core.errors import InputError
 from m3jax.core.progress import Show
+from m3jax.data.fields import as_string
 from m3jax.data.records import content_hash
 from m3jax.inference import index_folder
 from m3jax.inference.best import Best
 from m3jax.inference.dense_search import sample_rows, share_found
 from m3jax.inference.embedder import Embedder
-from m3jax.inference.encode import as_texts
 from m3jax.inference.encoded import Encoded
 from m3jax.inference.fingerprint import fingerprint
-from m3jax.inference.index_about import describe, require_same
-from m3jax.inference.ranking import HEADS, MIXTURES, rank
+from m3jax.inference.finite import require_finite
+from m3jax.inference.index_about import NAME, describe, require_same
+from m3jax.inference.manifest import damaged
+from m3jax.inference.ranking import HEADS, RRF, WEIGHTS, Mixture, rank
 from m3jax.inference.segment import Segment
 from m3jax.inference.vectors import Storage
-
-_WEIGHTS = MIXTURES["hybrid"]
 
 Records = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -66,8 +66,8 @@ class Index:
             embedder: the model.
             corpus: passage id -> text, or (id, text) after (id, text).
             folder: where the index is written, segment by segment; of one that is there
-                already, the passages that it has are not encoded again. None keeps it
-                in memory.
+                already, also one that was not finished, the passages that it has are
+                not encoded again. None keeps it in memory.
             outputs: heads to keep; None = all that the model has.
             dim: numbers kept of each dense vector (Matryoshka); None = all.
             max_length: tokens kept of a passage; None = what the model says.
@@ -83,20 +83,21 @@ class Index:
         Raises:
             InputError: an id or a text is no text or an id comes twice, there is no
                 passage, the folder holds something else or an index of another model,
-                or an option does not fit the model.
+                another process writes to it, an embedding is not finite, or an option
+                does not fit the model.
             OSError: the folder cannot be written to, or the disk is full.
         """
         options = {"dim": dim, "max_length": max_length, "storage": storage}
         about = describe(embedder, outputs=outputs, **options)
-        index = cls((), about)
+        segments: tuple[Segment, ...] = ()
         if folder is not None:
             folder = Path(folder)
             index_folder.require_own(folder)
             if (folder / index_folder.META).exists():
-                index = cls.open(folder)
-                require_same(index.about, about, where=str(folder))
-            index = dataclasses.replace(index, folder=folder)
-        index = index.extend(
+                found, segments = index_folder.read(folder)
+                if segments:  # one without a passage takes new settings
+                    require_same(found, about, where=str(folder))
+        index = cls(segments, about, folder).extend(
             embedder,
             corpus,
             segment_size=segment_size,
@@ -118,8 +119,8 @@ class Index:
     ) -> "Index":
         """Append passages; those that are there already are passed over.
 
-        An index with a folder writes each segment when it is encoded, so the same call
-        again goes on where a killed one stopped.
+        An index with a folder writes each segment when it is encoded. After a kill
+        `Index.build` with the folder goes on, given all passages or the missing ones.
 
         Args:
             embedder: the model that the index was built with.
@@ -132,8 +133,9 @@ class Index:
             The index with these passages at its end.
 
         Raises:
-            InputError: the model is another one, an id or a text is no text, or an id
-                is there with another text.
+            InputError: the model is another one, an id or a text is no text, an id is
+                there with another text, an embedding is not finite, or another process
+                writes to the folder, or has since it was opened.
             OSError: the folder cannot be written to, or the disk is full.
         """
         self.require(embedder)
@@ -142,10 +144,10 @@ class Index:
             raise InputError("a positive number", found, where="segment_size")
         about, segments = self.about, list(self.segments)
         known = {name: text for one in segments for name, text in one.hashes().items()}
-        if self.folder is not None:
-            index_folder.begin(self.folder, about)
         new = _new(corpus, known)
-        while rows := list(itertools.islice(new, segment_size)):
+        parts = iter(lambda: list(itertools.islice(new, segment_size)), [])
+
+        def encode(rows: Sequence[tuple[str, str]]) -> Segment:
             encoded = embedder.encode_passage(
                 [text for _, text in rows],
                 outputs=about["outputs"],
@@ -154,10 +156,12 @@ class Index:
                 batch_tokens=batch_tokens,
                 progress=progress,
             )
-            segment = Segment.of(rows, encoded, about["storage"])
-            if self.folder is not None:
-                segment = index_folder.add(self.folder, segment, len(segments))
-            segments.append(segment)
+            return Segment.of(rows, encoded, about["storage"])
+
+        if self.folder is None:
+            segments += map(encode, parts)
+        else:
+            segments = index_folder.extend(self.folder, about, segments, parts, encode)
         return dataclasses.replace(self, segments=tuple(segments))
 
     def __len__(self) -> int:
@@ -212,25 +216,31 @@ class Index:
             Scores and passage numbers.
 
         Raises:
-            InputError: the index has no such mode, the query lacks an output, widths
-                differ, or a number is below 1.
+            InputError: the index has no such mode, the query lacks an output or is not
+                finite, widths differ, a number is below 1, or the vectors on the disk
+                are damaged.
         """
+        names = [f"query {number}" for number in range(len(query))]
+        require_finite(query, names, where="query")
         chosen, there = self._choose(mode, query)
         heads = _heads(chosen, there, rescored)
-        mixtures = (
-            {} if chosen in HEADS or chosen == "rrf" else {chosen: weights or _WEIGHTS}
-        )
-        found = rank(
-            query,
-            self.segments,
-            heads,
-            len(self),
-            k=k,
-            rescored=rescored,
-            mixtures=mixtures,
-            rrf=chosen == "rrf",
-            options={"mesh": mesh, "recall_target": recall_target},
-        )
+        mixture = RRF if chosen == "rrf" else Mixture(weights or WEIGHTS)
+        try:
+            found = rank(
+                query,
+                self.segments,
+                heads,
+                len(self),
+                k=k,
+                rescored=rescored,
+                mixtures={} if chosen in HEADS else {chosen: mixture},
+                options={"mesh": mesh, "recall_target": recall_target},
+            )
+        except InputError as error:
+            # The query is finite, so what is not is in the index.
+            if self.folder is None or error.expected != "scores that are numbers":
+                raise
+            raise damaged(error.expected, error.found, self.folder) from None
         return found[chosen].first(min(k, len(self)))
 
     def search(
@@ -294,7 +304,8 @@ class Index:
             InputError: names both.
         """
         found = fingerprint(embedder, embedder.prompts.passage)
-        require_same(self.about, {**self.about, "model": found}, where="index")
+        asked = {**self.about, "model": found, NAME: embedder.name}
+        require_same(self.about, asked, where=str(self.folder or "index"))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `Index.open` maps; it is either whole or not there.
@@ -303,7 +314,7 @@ class Index:
             folder: a new or empty folder, or an index that is replaced.
 
         Raises:
-            InputError: the folder holds other things.
+            InputError: the folder holds other things, or another process writes to it.
             OSError: the folder cannot be written to, or the disk is full.
         """
         index_folder.write(Path(folder), self.about, self.segments)
@@ -319,15 +330,18 @@ class Index:
             The index.
 
         Raises:
-            InputError: a file is missing or damaged, or they do not fit together.
+            InputError: a file is missing or damaged, they do not fit together, or the
+                index is not finished; `Index.build` with the folder finishes it.
 
         Example:
             >>> Index.open("no")
             Traceback (most recent call last):
             m3jax.core.errors.InputError: no/index.json: expected an index, found none
         """
-        about, segments = index_folder.read(Path(folder))
-        return cls(segments, about, Path(folder))
+        folder = Path(folder)
+        about, segments = index_folder.read(folder)
+        index_folder.require_whole(folder, segments)
+        return cls(segments, about, folder)
 
     def _choose(self, mode: str | None, query: Encoded) -> tuple[str, list[str]]:
         """The mode, and the heads that it may take."""
@@ -358,10 +372,9 @@ def _new(corpus: Records, known: dict[str, bytes]) -> Iterator[tuple[str, str]]:
     rows: Iterable[Any] = corpus.items() if isinstance(corpus, Mapping) else corpus
     seen: set[str] = set()
     for number, (name, text) in enumerate(rows):
-        for what, value in (("ids", name), ("texts", text)):
-            if not isinstance(value, str):
-                as_texts([value], where=f"corpus {what}")
         where = f"corpus: row {number + 1:,}"
+        as_string(name, f"{where}: id")
+        as_string(text, f"{where}: text")
         if name in seen:
             raise InputError("a new id", f"{name!r} again", where=where)
         seen.add(name)
@@ -372,5 +385,5 @@ def _new(corpus: Records, known: dict[str, bytes]) -> Iterator[tuple[str, str]]:
                 f"the text that the index has of {name!r}",
                 "another one",
                 where=where,
-                do="An index of changed texts is built anew (--fresh).",
+                do="An index of changed texts is built anew (--corpus, with --fresh).",
             )

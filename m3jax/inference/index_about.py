@@ -10,6 +10,9 @@ from m3jax.inference.ranking import HEADS
 from m3jax.inference.vectors import Storage, check_storage
 from m3jax.nn.embedding import check_outputs
 
+NAME = "name"  # of the model, for people: two folders may hold the same one
+_DO = "Build it anew (--corpus, with --fresh), or use what it was built with."
+
 
 def describe(
     embedder: Embedder,
@@ -32,14 +35,25 @@ def describe(
         Values of JSON.
 
     Raises:
-        InputError: the model has no such head, or storage is another word.
+        InputError: the model has no such head, or takes no such dim or max_length, or
+            storage is another word.
     """
-    names = embedder.module.config.outputs if outputs is None else tuple(outputs)
-    check_outputs(embedder.module.config, names)
+    config = embedder.module.config
+    names = config.outputs if outputs is None else tuple(outputs)
+    check_outputs(config, names)
+    sizes = {
+        "dim": (dim, config.encoder.hidden),
+        "max_length": (max_length, config.encoder.max_length),
+    }
+    for what, (size, most) in sizes.items():  # before anything is written
+        if size is not None and not (isinstance(size, int) and 1 <= size <= most):
+            expected = f"a number from 1 to {most:,}, as the model takes"
+            raise InputError(expected, repr(size), where=what)
     return {
+        NAME: embedder.name,
         "model": fingerprint(embedder, embedder.prompts.passage),
         "outputs": [name for name in HEADS if name in names],
-        "dim": embedder.module.config.encoder.hidden if dim is None else dim,
+        "dim": config.encoder.hidden if dim is None else dim,
         "max_length": embedder.max_length if max_length is None else max_length,
         "storage": check_storage(storage),
     }
@@ -62,18 +76,22 @@ def require_same(
         >>> require_same({"dim": 8}, {"dim": 16}, where="wiki")
         Traceback (most recent call last):
         m3jax.core.errors.InputError: wiki: expected an index of dim 16, found one of \
-dim 8. Build it anew (--fresh), or use what it was built with.
+dim 8. Build it anew (--corpus, with --fresh), or use what it was built with.
     """
-    differs = {name for name in asked if about.get(name) != asked[name]}
+    names = [name for name in asked if name != NAME]
+    differs = [name for name in names if about.get(name) != asked[name]]
     if not differs:
         return
 
     def said(one: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name} {one.get(name)}" for name in asked if name in differs)
+        values = dict(one)
+        if one.get(NAME):
+            values["model"] = f"{one[NAME]} ({one.get('model')})"
+        return ", ".join(f"{name} {values.get(name)}" for name in differs)
 
     raise InputError(
         f"an index of {said(asked)}",
         f"one of {said(about)}",
         where=where,
-        do="Build it anew (--fresh), or use what it was built with.",
+        do=_DO,
     )

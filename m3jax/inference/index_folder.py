@@ -1,13 +1,19 @@
 """An index on the disk: what it says of itself, and a folder for each segment."""
 
+import fcntl
+import itertools
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from m3jax.core import files
 from m3jax.core.errors import InputError
+from m3jax.inference.manifest import damaged
 from m3jax.inference.segment import Segment
 
 META = "index.json"
@@ -15,75 +21,109 @@ _NAME = re.compile(r"\d{5,}")
 # By a process that was killed.
 _LEFT = re.compile(r"\.(\d{5,}|index\.json)\..*\.tmp")
 _KEYS = {"model", "outputs", "dim", "max_length", "storage"}
+_COUNT = "passages"  # how many there are; null until all are
+
+Rows = Sequence[tuple[str, str]]
 
 
-def begin(folder: Path, about: Mapping[str, Any]) -> None:
-    """Make the folder of an index, without a segment; nothing if it is there.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    if not (folder / META).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_text(folder / META, json.dumps(dict(about), indent=2) + "\n")
+class Unfinished(InputError):
+    """An index that has not got all its passages yet."""
 
 
-def add(folder: Path, segment: Segment, number: int) -> Segment:
-    """Write one more segment; it is either whole or not there.
+def extend(
+    folder: Path,
+    about: Mapping[str, Any],
+    segments: Sequence[Segment],
+    parts: Iterator[Rows],
+    encode: Callable[[Rows], Segment],
+) -> list[Segment]:
+    """Append passages, a segment at a time; each is either whole or not there.
+
+    The index is unfinished until the last one is, and no other process may write to it.
+    Where there is nothing to append, nothing is written.
 
     Args:
-        folder: of the index.
-        segment: in memory.
-        number: segments that are there already.
+        folder: of the index; made if it is not there.
+        about: what it says of itself.
+        segments: that are there already.
+        parts: id and text of each passage of the segments to come.
+        encode: makes a segment of such a part.
 
     Returns:
-        The segment, mapped from the disk.
+        All segments; the new ones mapped from the disk.
 
     Raises:
+        InputError: another process writes to the folder, or has since it was opened.
         OSError: it cannot be written, or the disk is full.
     """
-    path = folder / _name(number)
-    with files.new_folder(path) as new:
-        segment.write(new)
-    return Segment.open(path)
+    whole, first = list(segments), next(parts, None)
+    if first is None and (not whole or _is_whole(folder, whole)):
+        return whole
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _require_last(folder, len(whole))
+        for left in folder.glob(f".{META}.*.tmp"):  # of a killed process
+            left.unlink()
+        _write_meta(folder, about, None)
+        for rows in itertools.chain([] if first is None else [first], parts):
+            segment = encode(rows)
+            _require_last(folder, len(whole))  # where storage knows no locks
+            path = folder / _name(len(whole))
+            with files.new_folder(path) as new:
+                segment.write(new)
+            whole.append(Segment.open(path))
+        _write_meta(folder, about, _count(whole))
+    return whole
 
 
 def write(folder: Path, about: Mapping[str, Any], segments: Sequence[Segment]) -> None:
     """Write a whole index, in place of one that may be there.
 
     Raises:
-        InputError: the folder holds other things.
+        InputError: the folder holds other things, or another process writes to it.
         OSError: it cannot be written, or the disk is full.
     """
     require_own(folder)
-    with files.new_folder(folder) as new:
-        begin(new, about)
+    with _locked(folder), files.new_folder(folder) as new:
         for number, segment in enumerate(segments):
             (new / _name(number)).mkdir()
             segment.write(new / _name(number))
+        _write_meta(new, about, _count(segments))
+
+
+def remove(folder: Path) -> None:
+    """Remove an index; nothing if it is not there.
+
+    Raises:
+        InputError: the folder holds other things, or another process writes to it.
+        OSError: it cannot be removed.
+    """
+    require_own(folder)
+    if folder.exists():
+        with _locked(folder):
+            shutil.rmtree(folder)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], tuple[Segment, ...]]:
-    """Open an index.
+    """Open an index, finished or not.
 
     Args:
         folder: of the index.
 
     Returns:
-        What it says of itself, and its segments.
+        What it says of itself, and the segments that are there.
 
     Raises:
         InputError: a file is missing or damaged, or they do not fit together.
     """
     about = _read_meta(folder / META)
-    names = [path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    names = sorted(names, key=int)
-    for number, name in enumerate(names):
+    about.pop(_COUNT, None)
+    there = names(folder)
+    for number, name in enumerate(there):
         if name != _name(number):
-            expected = f"segment {_name(number)}"
-            raise InputError(expected, f"{name} next", where=str(folder))
-    segments = tuple(Segment.open(folder / name) for name in names)
-    for name, segment in zip(names, segments, strict=True):
+            raise damaged(f"segment {_name(number)}", f"{name} next", folder)
+    segments = tuple(Segment.open(folder / name) for name in there)
+    for name, segment in zip(there, segments, strict=True):
         said = {
             "outputs": list(segment.heads),
             "storage": segment.storage or about["storage"],
@@ -92,8 +132,41 @@ def read(folder: Path) -> tuple[dict[str, Any], tuple[Segment, ...]]:
         for key, found in said.items():
             if found != about[key]:
                 expected = f"{key} {about[key]}, as {META} says"
-                raise InputError(expected, f"{found}", where=str(folder / name))
+                raise damaged(expected, f"{found}", folder / name)
     return about, segments
+
+
+def names(folder: Path) -> list[str]:
+    """Name the segments that are there, in order; none if the folder is not there.
+
+    Example:
+        >>> names(Path("no"))
+        []
+    """
+    if not folder.is_dir():
+        return []
+    found = [path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=int)
+
+
+def require_whole(folder: Path, segments: Sequence[Segment]) -> None:
+    """Refuse what a build left that was killed, or is not done yet.
+
+    Args:
+        folder: of the index.
+        segments: that are there.
+
+    Raises:
+        Unfinished: says how many passages there are.
+    """
+    if not _is_whole(folder, segments):
+        count = _count(segments)
+        raise Unfinished(
+            "a finished index",
+            f"one with {count:,} passage{'s' * (count != 1)} so far",
+            where=str(folder),
+            do="Build it again from the same corpus (--corpus), which goes on there.",
+        )
 
 
 def require_own(folder: Path) -> None:
@@ -111,10 +184,12 @@ def require_own(folder: Path) -> None:
     if not folder.is_dir():
         found = "a file"
     else:
-        names = sorted(path.name for path in folder.iterdir())
-        others = [name for name in names if not _is_ours(name)]
-        if others or (names and META not in names):
-            found = f"{[*others, *names][0]!r} in it"
+        there = sorted(path.name for path in folder.iterdir())
+        others = [name for name in there if not _is_ours(name)]
+        if META not in there:  # whoever was killed so early has left no segment
+            others += filter(_NAME.fullmatch, there)
+        if others:
+            found = f"{others[0]!r} in it"
     if found is not None:
         raise InputError(
             "a new folder, or one that was saved before",
@@ -132,14 +207,66 @@ def _name(number: int) -> str:
     return f"{number:05d}"
 
 
+def _count(segments: Sequence[Segment]) -> int:
+    return sum(map(len, segments))
+
+
+def _is_whole(folder: Path, segments: Sequence[Segment]) -> bool:
+    return _read_meta(folder / META).get(_COUNT) == _count(segments)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let no other process write to an index; one that is not there is no one's.
+
+    The lock is the system's, on the folder itself, and ends with the process however
+    that ends. Storage without locks is taken as it is.
+    """
+    if not folder.exists():
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "an index that no other process writes to",
+                "one that is in use",
+                where=str(folder),
+                do="Wait until the other one has ended, then run the same again.",
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _require_last(folder: Path, count: int) -> None:
+    """Refuse to write over segments that came after an index was opened."""
+    found = len(names(folder))
+    if found != count:
+        raise InputError(
+            f"{count:,} segments, as when the index was opened",
+            f"{found:,}",
+            where=str(folder),
+            do="Another process has changed it: open it again and extend that.",
+        )
+
+
+def _write_meta(folder: Path, about: Mapping[str, Any], count: int | None) -> None:
+    text = json.dumps({**about, _COUNT: count}, indent=2)
+    files.write_text(folder / META, f"{text}\n")
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("an index", "none", where=str(path)) from None
-    except (OSError, ValueError) as error:
-        raise InputError("JSON", str(error), where=str(path)) from None
+    except (OSError, ValueError):
+        raise damaged("JSON", "something else", path) from None
     if not isinstance(about, dict) or not _KEYS <= about.keys():
-        expected = f"an object with {', '.join(sorted(_KEYS))}"
-        raise InputError(expected, "another one", where=str(path))
+        raise damaged(f"an object with {', '.join(sorted(_KEYS))}", "another one", path)
     return about

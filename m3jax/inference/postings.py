@@ -85,12 +85,6 @@ class Postings:
         """How large they are, not what they are."""
         return f"Postings({self.count:,} passages, {len(self.weights):,} weights)"
 
-    def rows(self) -> SparseRows:
-        """The rows of passages again."""
-        csc = (self.weights, self.passages, self.offsets)
-        shape = (self.count, self.vocab_size)
-        return SparseRows(scipy.sparse.csc_array(csc, shape=shape).tocsr())
-
     def search(self, query: SparseRows, k: int) -> Best:
         """Find the k passages with the largest inner products; exact.
 
@@ -260,6 +254,4 @@ def _rows(query: SparseRows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Tokens and weights of each query."""
     matrix = query.matrix
     for first, last in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
-        weights = matrix.data[first:last]
-        kept = weights > 0
-        yield matrix.indices[first:last][kept].astype(np.int64), weights[kept]
+        yield matrix.indices[first:last], matrix.data[first:last]

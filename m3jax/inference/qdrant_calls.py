@@ -1,6 +1,7 @@
 """Requests to a Qdrant server, sent again while it is down or busy."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -53,9 +54,13 @@ def call(send: Callable[[], T], *, where: str, do: str = "") -> T:
             if told is None:
                 raise _refused(found, error, where) from None
             if wait is not None:
-                time.sleep(max(wait, min(told, _LONGEST)))
+                pause = max(wait, min(told, _LONGEST))
+                told = f"{where}: {found}; trying again in {pause:g} s"
+                print(told, file=sys.stderr, flush=True)
+                time.sleep(pause)
                 continue
             found = f"{found}, {len(WAITS) + 1} times"
+            do = " ".join(filter(None, ("Is the server running?", do)))
             raise InputError(
                 "a Qdrant server that answers", found, where=where, do=do
             ) from None
@@ -128,8 +133,18 @@ def _found(error: Exception) -> str:
             detail = error.content.decode(errors="replace")
     else:
         cause = error.source if isinstance(error, ResponseHandlingException) else error
-        said, detail = type(cause).__name__, str(cause)
+        said, detail = type(cause).__name__ + _address(cause), str(cause)
     return ": ".join(filter(None, (said.strip(), " ".join(str(detail).split())[:200])))
+
+
+def _address(error: Exception) -> str:
+    """Where a request went that found nobody."""
+    import httpx
+
+    if not isinstance(error, httpx.RequestError):
+        return ""
+    url = error.request.url
+    return f" at {url.scheme}://{url.netloc.decode()}"
 
 
 def _refused(found: str, error: Exception, where: str) -> InputError:

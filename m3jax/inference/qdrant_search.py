@@ -14,14 +14,12 @@ from m3jax.inference.qdrant_collection import (
     vectors,
     widths,
 )
-from m3jax.inference.scores import shares
+from m3jax.inference.ranking import HEADS, RANK_CONSTANT, WEIGHTS, shares_of
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
-_HEADS = ("dense", "sparse", "multivec")
 _QUERIES = 16  # in a request, at most: a server has a time limit for each
-_CONSTANT = 60  # of rrf
 
 
 def search(
@@ -31,7 +29,7 @@ def search(
     *,
     mode: str | None = None,
     k: int = 10,
-    weights: Sequence[float] = (1.0, 0.3, 1.0),
+    weights: Sequence[float] = WEIGHTS,
     rescored: int | None = 200,
     method: Literal["exact", "hnsw"] = "exact",
     only: "models.Filter | None" = None,
@@ -97,7 +95,8 @@ def search(
     chosen, heads = _heads(mode, rescored, record["widths"])
     needed = _only(query, heads, chosen, record["widths"])
     mixture = chosen in ("dense+sparse", "hybrid")
-    share = _share(weights, heads) if mixture else {}
+    share = shares_of("search", weights, heads) if mixture else {}
+    share = {name: weight for name, weight in share.items() if weight > 0}
     found = []
     for start in range(0, len(query), _QUERIES):
         rows = range(start, min(start + _QUERIES, len(query)))
@@ -129,7 +128,7 @@ def _heads(
     mode: str | None, rescored: int | None, made: Mapping[str, int]
 ) -> tuple[str, tuple[str, ...]]:
     """The mode, and the outputs that it needs."""
-    there = tuple(name for name in _HEADS if name in made)
+    there = tuple(name for name in HEADS if name in made)
     modes: dict[str, tuple[str, ...]] = {name: (name,) for name in there}
     if "multivec" in there and rescored is not None:  # of what another one finds
         modes["multivec"] = (*there[:-1][:1], "multivec")
@@ -159,16 +158,6 @@ def _only(
             expected = f"{name} queries of width {made[name]}, as the collection has"
             raise InputError(expected, f"{there[name]}", where="search: query")
     return Encoded(**{name: getattr(query, name) for name in heads})
-
-
-def _share(weights: Sequence[float], heads: Sequence[str]) -> dict[str, float]:
-    """Weights of the outputs that count; they add up to 1."""
-    share = shares(weights, where="search")
-    there = {name: share[name] for name in heads if share[name] > 0}
-    if not there:
-        expected = f"a weight above 0 for {' or '.join(heads)}"
-        raise InputError(expected, f"{weights}", where="search: weights")
-    return {name: weight / sum(there.values()) for name, weight in there.items()}
 
 
 def _request(
@@ -223,7 +212,7 @@ def _request(
         if "multivec" in vector and not whole:
             lists["multivec"] = scored("multivec", [first[searches[0]]])
         # Qdrant counts ranks from 0, we from 1.
-        fusion = models.RrfQuery(rrf=models.Rrf(k=_CONSTANT + 1))
+        fusion = models.RrfQuery(rrf=models.Rrf(k=RANK_CONSTANT + 1))
     else:
         # What is left out counts 0 in a formula.
         lists = {name: scored(name, list(first.values())) for name in share}

@@ -11,11 +11,65 @@ from m3jax.core.errors import InputError
 from m3jax.inference import scores
 from m3jax.inference.best import Best
 from m3jax.inference.encoded import Encoded
+from m3jax.inference.scores import HEADS
 
-HEADS = ("dense", "sparse", "multivec")
-# BGE-M3's weights for MIRACL and MKQA.
-MIXTURES = {"hybrid": (1.0, 0.3, 1.0)}
-_RRF = 60
+WEIGHTS = (1.0, 0.3, 1.0)  # of dense, sparse and multivec: BGE-M3's for MIRACL and MKQA
+RANK_CONSTANT = 60  # of reciprocal-rank fusion
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Orders what some heads have found by s = sum_h w_h s_h, every head scoring it.
+
+    Attributes:
+        weights: of dense, sparse and multivec; divided by the sum over the heads that
+            there are.
+        of: heads whose best passages are ordered, if any of them searches; None = all
+            that do.
+        depth: so many passages of each; None = `rescored`.
+    """
+
+    weights: Sequence[float] = WEIGHTS
+    of: tuple[str, ...] | None = None
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the heads are such."""
+        unknown = [head for head in self.of or () if head not in HEADS]
+        if unknown:
+            expected = f"some of {', '.join(HEADS)}"
+            raise InputError(expected, unknown[0], where="mixture: of")
+
+    def keys(self, best: Mapping[str, Best], depth: int, passages: int) -> np.ndarray:
+        """Keys of the pairs that are ordered; see `Best.keys`.
+
+        Args:
+            best: head -> what it has found.
+            depth: where the mixture says nothing.
+            passages: how many the corpus has.
+        """
+        searches = [one for head, one in best.items() if head in (self.of or best)]
+        depth = depth if self.depth is None else self.depth
+        found = [one.keys(depth, passages) for one in searches or best.values()]
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Adds up the rankings of the heads; a head adds nothing where it found nothing.
+
+    Attributes:
+        weights: of dense, sparse and multivec, by which scores are added; None adds
+            1 / (60 + rank), reciprocal-rank fusion.
+        depth: so many passages of each ranking; None = `rescored`.
+    """
+
+    weights: Sequence[float] | None = None
+    depth: int | None = None
+
+
+RRF = Fusion()
+MIXTURES: Mapping[str, Mixture | Fusion] = {"hybrid": Mixture()}
 
 
 class Block(Protocol):
@@ -42,18 +96,15 @@ def rank(
     *,
     k: int,
     rescored: int | None = 200,
-    mixtures: Mapping[str, Sequence[float]] = MIXTURES,
-    rrf: bool = False,
+    mixtures: Mapping[str, Mixture | Fusion] = MIXTURES,
     options: Mapping[str, Any] = {},
 ) -> dict[str, Best]:
     """Rank the passages of a corpus by each head, and by mixtures of the heads.
 
     dense and sparse are exact over the corpus. As in BGE-M3's evaluation, multivec
     orders anew the `rescored` best passages of dense (of sparse where there is no
-    dense), and a mixture those of dense and of sparse together, by
-    s = sum_h w_h s_h / sum_h w_h over the heads that there are. "rrf" sums
-    1 / (60 + rank) over the rankings of the heads, `rescored` deep. Alone, or where
-    rescored is None, multivec is searched over the whole corpus as well.
+    dense). Alone, or where rescored is None, it is searched over the whole corpus as
+    well. Mixtures order what the heads have found; see `Mixture` and `Fusion`.
 
     Of each block only the passages that are among the best so far are scored by all
     heads; the result is that of one block.
@@ -66,14 +117,13 @@ def rank(
         k: passages kept of each query, at most.
         rescored: passages of each search that multivec and mixtures order; None takes
             k, and has multivec search, too.
-        mixtures: name -> weights of dense, sparse and multivec; there are none of a
-            single head.
-        rrf: whether to add reciprocal-rank fusion.
+        mixtures: by name; there are none of a single head.
         options: of the dense search: mesh and recall_target, see `dense_search.top_k`.
 
     Returns:
         Head or mixture -> the best of each query, of equal scores the lower number
-        first; sparse leaves out passages that share no token with the query.
+        first; heads stand before mixtures. sparse leaves out passages that share no
+        token with the query.
 
     Raises:
         InputError: a number is below 1, a mixture gives no head here a weight, or there
@@ -90,7 +140,11 @@ def rank(
         [[0], [1]]
     """
     depth = k if rescored is None else rescored
-    for name, number in (("k", k), ("rescored", depth)):
+    depths = {
+        name: depth if one.depth is None else one.depth
+        for name, one in mixtures.items()
+    }
+    for name, number in {"k": k, "rescored": depth, **depths}.items():
         if number < 1:
             raise InputError("a positive number", f"{number}", where=name)
     heads = tuple(head for head in HEADS if head in heads)
@@ -98,9 +152,19 @@ def rank(
         raise InputError(f"one of {', '.join(HEADS)}", "none", where="heads")
     searches = [head for head in heads if head != "multivec" or rescored is None]
     searches = searches or ["multivec"]
-    shares = {name: shares_of(name, one, heads) for name, one in mixtures.items()}
-    several = len(heads) > 1
-    kept = min(max(k, depth) if several else k, max(passages, 1))
+    shares = {
+        name: shares_of(name, one.weights, heads)
+        for name, one in mixtures.items()
+        if one.weights is not None
+    }
+    if len(heads) == 1:
+        mixtures = depths = {}
+    scored = {name: one for name, one in mixtures.items() if isinstance(one, Mixture)}
+    if "multivec" in heads and "multivec" not in searches:
+        scored["multivec"] = Mixture((0, 0, 1), of=(searches[0],))
+        shares["multivec"] = {"multivec": 1.0}
+    deepest = max(k, depth, *depths.values()) if len(heads) > 1 else k
+    kept = min(deepest, max(passages, 1))
     best = {head: Best.none(len(query), kept) for head in searches}
     pool, start = Pool.none(heads, passages), 0
     for block in blocks:
@@ -109,29 +173,42 @@ def rank(
             found = block.search(head, query, min(kept, len(block)), **asked)
             at = np.where(found.at < 0, -1, found.at + start)
             best[head] = best[head].merge(found.scores, at)
-        if several:
-            keys = [one.keys(depth, passages) for one in best.values()]
+        if scored:
+            keys = [one.keys(best, depth, passages) for one in scored.values()]
             pool = pool.replace(np.concatenate(keys), query, block, start)
         start += len(block)
-    if "multivec" not in searches and "multivec" in heads:
-        only = best[searches[0]].keys(depth, passages)
-        share = {"multivec": 1.0}
-        best["multivec"] = pool.best(share, len(query), kept, only=only)
-    if several and rrf:
-        best["rrf"] = fuse(list(best.values()), k, depth=depth)
-    if several:
-        for name, share in shares.items():
-            best[name] = pool.best(share, len(query), k)
-    return {name: one.first(k) for name, one in best.items()}
+    ranked = dict(best)
+    for name, one in scored.items():
+        keys = np.unique(one.keys(best, depth, passages))
+        most = k if name in mixtures else kept  # fusions look into multivec's
+        ranked[name] = pool.best(shares[name], keys, len(query), most)
+    for name, one in mixtures.items():
+        if isinstance(one, Fusion):
+            share = None if one.weights is None else shares[name]
+            there = [head for head in heads if share is None or share[head] > 0]
+            ranked[name] = fuse(
+                [ranked[head] for head in there],
+                k,
+                depth=depths[name],
+                weights=None if share is None else [share[head] for head in there],
+            )
+    return {name: ranked[name].first(k) for name in (*heads, *mixtures)}
 
 
-def fuse(rankings: Sequence[Best], k: int, *, depth: int | None = None) -> Best:
-    """Reciprocal-rank fusion: s_qp = sum_r 1 / (60 + rank of p in r).
+def fuse(
+    rankings: Sequence[Best],
+    k: int,
+    *,
+    depth: int | None = None,
+    weights: Sequence[float] | None = None,
+) -> Best:
+    """Add up rankings: s_qp = sum_r w_r s_r, or reciprocal ranks, over those with p.
 
     Args:
         rankings: each with the best passages of the same queries.
         k: passages kept of each query.
         depth: passages of each ranking that count; None = all.
+        weights: of the scores of each ranking; None adds 1 / (60 + rank of p in r).
 
     Returns:
         The best by the sum; of equal ones the lower number comes first.
@@ -145,11 +222,19 @@ def fuse(rankings: Sequence[Best], k: int, *, depth: int | None = None) -> Best:
     """
     fused = Best.none(len(rankings[0]), k)
     for number in range(len(fused)):
-        lists = [ranking.at[number, :depth] for ranking in rankings]
-        ranks = np.concatenate([np.arange(1, len(at) + 1) for at in lists])
-        at = np.concatenate(lists)
-        places, which = np.unique(at[at >= 0], return_inverse=True)
-        total = np.bincount(which, 1 / (_RRF + ranks[at >= 0]), len(places))
+        lists, added = [], []
+        for i, ranking in enumerate(rankings):
+            at = ranking.at[number, :depth]
+            rows = np.flatnonzero(at >= 0)
+            lists.append(at[rows])
+            if weights is None:
+                added.append(1 / (RANK_CONSTANT + 1 + rows))
+            else:
+                added.append(weights[i] * ranking.scores[number, rows].astype(float))
+        at, values = np.concatenate(lists), np.concatenate(added)
+        places, which = np.unique(at, return_inverse=True)
+        # The same ranks in another order differ in the last bit of a float64.
+        total = np.bincount(which, values, len(places)).astype(np.float32)
         order = np.argsort(-total, kind="stable")[:k]
         fused.scores[number, : len(order)] = total[order]
         fused.at[number, : len(order)] = places[order]
@@ -201,30 +286,24 @@ class Pool:
         return Pool(self.heads, self.passages, keys, found)
 
     def best(
-        self,
-        share: Mapping[str, float],
-        queries: int,
-        k: int,
-        *,
-        only: np.ndarray | None = None,
+        self, share: Mapping[str, float], keys: np.ndarray, queries: int, k: int
     ) -> Best:
         """The best pairs of each query by a weighted sum of the scores.
 
         Args:
             share: head -> weight; 0 where it has none.
+            keys: of the pairs to choose from, rising, all of them here.
             queries: how many there are.
             k: passages of each, at most.
-            only: keys of the pairs to choose from; None = all.
 
         Returns:
             Of equal scores the lower passage number comes first.
         """
-        total = np.zeros(len(self.keys), np.float32)
+        chosen = np.searchsorted(self.keys, keys)
+        total = np.zeros(len(keys), np.float32)
         for head, part in zip(self.heads, self.scores, strict=True):
-            total += np.float32(share.get(head, 0)) * part
-        chosen = slice(None) if only is None else np.isin(self.keys, only)
-        total = total[chosen]
-        row, at = np.divmod(self.keys[chosen], max(self.passages, 1))
+            total += np.float32(share.get(head, 0)) * part[chosen]
+        row, at = np.divmod(keys, max(self.passages, 1))
         edges = np.searchsorted(row, np.arange(queries + 1)).tolist()
         best = Best.none(queries, k)
         for number, (first, last) in enumerate(itertools.pairwise(edges)):

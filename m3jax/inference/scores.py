@@ -8,7 +8,7 @@ import numpy as np
 from m3jax.core.errors import InputError
 from m3jax.inference.encoded import Encoded
 
-_OUTPUTS = ("dense", "sparse", "multivec")
+HEADS = ("dense", "sparse", "multivec")
 _TILE = 2_048  # token vectors of each side at once: 16 MiB of products
 _SPARSE_TILE = 4_096, 1_024  # passages and queries whose matches exist at once
 
@@ -125,7 +125,7 @@ def hybrid(
         [[1.0, 0.0], [0.0, 1.0]]
     """
     share = shares(weights, where="scores.hybrid")
-    needed = [name for name in _OUTPUTS if share[name] > 0]
+    needed = [name for name in HEADS if share[name] > 0]
     for name in needed:
         _both(query, passage, name, where="scores.hybrid")
     score = {"dense": dense, "sparse": sparse, "multivec": multivec}
@@ -168,7 +168,7 @@ def pairs(
     """
     where = "scores.pairs"
     share = shares(weights, where=where)
-    d, s, m = (share[name] for name in _OUTPUTS)
+    d, s, m = (share[name] for name in HEADS)
     if d + s == 0:
         raise InputError(
             "a weight above 0 for dense or sparse", "none", where=f"{where}: weights"
@@ -221,7 +221,7 @@ def shares(weights: Sequence[float], *, where: str = "shares") -> dict[str, floa
             f"{weights}",
             where=f"{where}: weights",
         )
-    return dict(zip(_OUTPUTS, (array / array.sum()).tolist(), strict=True))
+    return dict(zip(HEADS, (array / array.sum()).tolist(), strict=True))
 
 
 def _both(query: Encoded, passage: Encoded, output: str, *, where: str) -> Any:
@@ -233,7 +233,7 @@ def _both(query: Encoded, passage: Encoded, output: str, *, where: str) -> Any:
                 f"{output} embeddings",
                 "none",
                 where=f"{where}: {side}",
-                do=f"Encode with outputs={_OUTPUTS}.".replace("'", '"'),
+                do=f"Encode with outputs={HEADS}.".replace("'", '"'),
             )
     left, right = (_width(part) for part in sides.values())
     if left != right:

@@ -9,9 +9,11 @@ import numpy as np
 
 from m3jax.core.errors import InputError
 from m3jax.data.records import content_hash
+from m3jax.inference import manifest
 from m3jax.inference.best import Best
 from m3jax.inference.dense_search import top_k
 from m3jax.inference.encoded import Encoded
+from m3jax.inference.finite import require_finite
 from m3jax.inference.postings import Postings
 from m3jax.inference.strings import Strings
 from m3jax.inference.token_vectors import TokenVectors
@@ -53,14 +55,16 @@ class Segment:
             storage: of dense and multivec: "float32", "bfloat16" or "int8".
 
         Raises:
-            InputError: the numbers differ.
+            InputError: there are more or fewer embeddings, or some are no numbers.
         """
         if len(rows) != len(encoded):
             expected = f"{len(rows)} embeddings, one a passage"
             raise InputError(expected, f"{len(encoded)}", where="Segment")
+        ids = tuple(name for name, _ in rows)
+        require_finite(encoded, ids, where="passages")
         dense, sparse, multivec = encoded.dense, encoded.sparse, encoded.multivec
         return cls(
-            tuple(name for name, _ in rows),
+            ids,
             tuple(text for _, text in rows),
             None if dense is None else Vectors.of(dense, storage),
             None if sparse is None else Postings.of(sparse),
@@ -88,15 +92,6 @@ class Segment:
         if vectors is None and self.multivec is not None:
             vectors = self.multivec.vectors
         return None if vectors is None else vectors.storage
-
-    @property
-    def encoded(self) -> Encoded:
-        """The embeddings as they are scored, float32, in memory."""
-        return Encoded(
-            None if self.dense is None else self.dense.float32(),
-            None if self.sparse is None else self.sparse.rows(),
-            None if self.multivec is None else self.multivec.rows(),
-        )
 
     def search(self, head: str, query: Encoded, k: int, **options: Any) -> Best:
         """Find the k best passages of each query by one head, exactly.
@@ -146,7 +141,7 @@ class Segment:
         return products.argmax(axis=1), products.max(axis=1)
 
     def write(self, folder: Path) -> None:
-        """Write into a folder that is there."""
+        """Write into a folder that is there, with a list of the files."""
         Strings.of(self.ids).write(folder, IDS)
         Strings.of(self.texts).write(folder, TEXTS)
         if self.dense is not None:
@@ -154,10 +149,14 @@ class Segment:
         for part in (self.sparse, self.multivec):
             if part is not None:
                 part.write(folder)
+        manifest.write(folder)
 
     @classmethod
     def open(cls, folder: Path) -> "Segment":
         """Read the ids, and map texts and embeddings.
+
+        Files of up to 4 MiB are compared with their hash. A larger one, as the vectors
+        are, is not read: damage that leaves its size goes unseen here.
 
         Args:
             folder: written by `write`.
@@ -165,6 +164,7 @@ class Segment:
         Raises:
             InputError: a file is missing or damaged, or they do not fit together.
         """
+        manifest.require(folder)
         ids, texts = tuple(Strings.open(folder, IDS)), Strings.open(folder, TEXTS)
         dense = Vectors.open(folder, DENSE)
         opened = cls(

@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from m3jax.core.errors import InputError
+from m3jax.inference.manifest import DAMAGED
 from m3jax.inference.rows import map_array, require_offsets
 
 
@@ -18,6 +19,10 @@ class Strings(Sequence[str]):
     Attributes:
         data: uint8 `[bytes]`.
         offsets: int64 `[n + 1]`, text i has the bytes offsets[i] to offsets[i + 1].
+        where: what a message calls them.
+
+    Raises:
+        InputError: a text that is taken is no UTF-8.
 
     Example:
         >>> texts = Strings.of(["salt", "", "東京"])
@@ -27,6 +32,7 @@ class Strings(Sequence[str]):
 
     data: np.ndarray
     offsets: np.ndarray
+    where: str = "texts"
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Strings":
@@ -48,7 +54,12 @@ class Strings(Sequence[str]):
         if isinstance(rows, slice):
             return Strings.of(self[row] for row in range(*rows.indices(len(self))))
         row = range(len(self))[rows]
-        return self.data[slice(*self.offsets[row : row + 2])].tobytes().decode()
+        part = self.data[slice(*self.offsets[row : row + 2])].tobytes()
+        try:
+            return part.decode()
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{part[error.start]:02x} in text {row:,}"
+            raise InputError("UTF-8", found, where=self.where, do=DAMAGED) from None
 
     def __iter__(self) -> Iterator[str]:
         """One text after the other."""
@@ -79,4 +90,4 @@ found none
                 found = f"{array.dtype} of shape {array.shape}"
                 raise InputError(f"{np.dtype(kind)} [n]", found, where=str(path))
         require_offsets(arrays[1], len(arrays[0]), where=str(paths[1]))
-        return cls(arrays[0], np.array(arrays[1]))
+        return cls(arrays[0], np.array(arrays[1]), str(paths[0]))

@@ -23,6 +23,7 @@ class Outer:
     inner: Inner = dataclasses.field(default_factory=Inner)
     steps: int = 3
     edges: tuple[int, ...] = (1, 2)
+    pair: tuple[int, int] | None = None
 
 
 def parse(*words: str) -> Outer:
@@ -50,7 +51,12 @@ def test_fields_are_flags() -> None:
         (("--learning-rate", "1"), "Did you mean --inner.learning-rate?"),
         (("--stepz=5",), "--stepz: expected a known flag"),
         (("--steps", "many"), "--steps"),
-        (("--inner.mode", "c"), "Expected one of ('a', 'b')"),
+        (("--inner.mode", "c"), "--inner.mode: expected one of a, b, found 'c'"),
+        (("--inner.mode", "bb"), "Did you mean b?"),
+        (
+            ("--pair", "1", "2", "word"),
+            "--pair: expected INT INT, found 1 2 word. Words that belong to no flag go",
+        ),
         (("word",), "'word'"),
         (("True",), "A switch takes no value: --name or --no-name."),
     ],

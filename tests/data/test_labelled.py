@@ -96,6 +96,10 @@ def test_read_classification(tmp_path: Path, ending: str, pack: Any) -> None:
     (tmp_path / f"test{ending}").write_bytes(pack(json.dumps(test).encode()))
     expected = Classification(EXPECTED, Labels(("new",), ("never seen",)))
     assert read_classification(tmp_path) == expected
+    write_jsonl(tmp_path / "dev.jsonl", ROWS[:1])
+    assert read_classification(tmp_path, "dev").test.texts == EXPECTED.texts[:1]
+    with pytest.raises(InputError, match=r"another split than train, .*, found train"):
+        read_classification(tmp_path, "train")
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import tracemalloc
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from m3jax.evaluation.heads import score, search
 from m3jax.evaluation.retrieval import measure
 from m3jax.inference.best import Best, best_places
 from m3jax.inference.encode import encode
+from m3jax.inference.encoded import Encoded
+from m3jax.inference.ranking import Mixture
 from m3jax.nn.embedding import EmbeddingModule, init
 from m3jax.testing import TEXTS, tiny_config, tiny_tokenizer
 
@@ -28,6 +31,10 @@ WORDS = " ".join(TEXTS).replace(",", "").split()
 PROMPTS = Prompts(query="the sea: ", passage="a: ")
 LENGTHS: dict[str, Any] = {"query_length": 16, "passage_length": 16}
 NOISE = 2e-6
+
+
+def hybrid(*weights: float) -> dict[str, Mixture]:
+    return {"hybrid": Mixture(weights)}
 
 
 @functools.cache
@@ -133,7 +140,7 @@ def test_every_head(names: tuple[str, ...], block: int | None) -> None:
         PROMPTS,
         **LENGTHS,
         outputs=names,
-        weights=weights,
+        mixtures=hybrid(*weights),
         k=k,
         rescored=rescored,
         block=block,
@@ -240,10 +247,33 @@ def test_an_empty_corpus_and_no_query() -> None:
 
 def test_memory_bounds_the_block() -> None:
     config = dataclasses.replace(tiny_config(), multivec=1024)
-    assert heads._block(config, 8192, THREE) == 64
-    assert heads._block(config, 512, THREE) == 1024
-    assert heads._block(config, 512, ("dense", "sparse")) == 16_384
-    assert heads._block(config, 8, THREE) == 16_384
+    assert heads.block_size(config, 8192, THREE) == 64
+    assert heads.block_size(config, 512, THREE) == 1024
+    assert heads.block_size(config, 512, ("dense", "sparse")) == 16_384
+    assert heads.block_size(config, 8, THREE) == 16_384
+
+
+def test_a_block_costs_no_copy_of_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def stub(module, params, tokenizer, texts, **options):
+        return Encoded(np.zeros((len(texts), 1), np.float32))
+
+    def rank(query, blocks, *words, **options):
+        iterator = iter(blocks)
+        next(iterator)
+        tracemalloc.start()
+        taken.append(len(next(iterator)))
+        taken.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return {}
+
+    monkeypatch.setattr(heads, "encode", stub)
+    monkeypatch.setattr(heads, "rank", rank)
+    corpus = dict.fromkeys(map(str, range(100_000)), "sea")
+    data = Retrieval({"q": "sea"}, corpus, {"q": {"1": 1}})
+    search(*model("dense"), data, PROMPTS, **LENGTHS, block=8)
+    assert taken[0] == 8 and taken[1] < 100_000  # bytes; of their places alone 800,000
 
 
 @pytest.mark.parametrize(
@@ -252,8 +282,12 @@ def test_memory_bounds_the_block() -> None:
         (THREE, {"outputs": ("sparse", "multivec")}, "outputs: expected dense among"),
         (THREE, {"outputs": ("multivec",)}, "outputs: expected dense among"),
         (("dense",), {"outputs": ("sparse",)}, "outputs: expected one or more of den"),
-        (THREE, {"weights": (1, 1)}, "hybrid: weights: expected three weights"),
-        (THREE[:2], {"weights": (0, 0, 1)}, "weights: .* above 0 for dense or sparse"),
+        (THREE, {"mixtures": hybrid(1, 1)}, "hybrid: weights: expected three weights"),
+        (
+            THREE[:2],
+            {"mixtures": hybrid(0, 0, 1)},
+            "weights: .* above 0 for dense or sparse",
+        ),
         (THREE, {"k": 0}, "k: expected a positive number, found 0"),
         (THREE, {"rescored": 0}, "rescored: expected a positive number, found 0"),
         (THREE, {"block": 0}, "block: expected a positive number, found 0"),

@@ -57,6 +57,7 @@ def searched(monkeypatch) -> list[str]:
 def take(rankings: Rankings, mode: Any, **changes: Any) -> str:
     """Which search a mode's ranking came from."""
     options: dict[str, Any] = {
+        "task": "NFCorpus",
         "data": DATA,
         "prompts": PROMPTS,
         "k": 10,
@@ -80,7 +81,7 @@ def test_all_modes_come_from_one_search(searched) -> None:
     assert searched == ["search dense sparse multivec"] * 3
 
 
-def test_tasks_wait_beside_each_other(searched) -> None:
+def test_subsets_wait_beside_each_other(searched) -> None:
     rankings = Rankings(embedder(sparse=True), ("dense", "sparse"))
     other = dataclasses.replace(DATA, corpus={**DATA.corpus, "b": "a tide"})
     changes: list[dict[str, Any]] = [
@@ -98,6 +99,19 @@ def test_tasks_wait_beside_each_other(searched) -> None:
     assert [take(rankings, "sparse", **change) for change in changes] == wanted
     assert rankings.waiting == {}
     assert searched == ["search dense sparse"] * 6 + ["rank dense sparse"] * 2
+
+
+def test_another_task_lets_go_of_what_nobody_has_asked_for(searched) -> None:
+    rankings = Rankings(embedder(sparse=True), ("dense", "sparse"))
+    tasks = [
+        {"task": name, "data": dataclasses.replace(DATA, queries={"q": name})}
+        for name in ("NFCorpus", "SciFact", "FiQA2018")
+    ]
+    for task in tasks:
+        take(rankings, "dense", **task)
+        assert len(rankings.waiting) == 1
+    assert take(rankings, "sparse", **tasks[-1]) == "3"  # the last one has it
+    assert take(rankings, "sparse", **tasks[0]) == "4"  # the first one no longer
 
 
 @pytest.mark.parametrize(

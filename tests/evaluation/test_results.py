@@ -1,5 +1,6 @@
 """results.json: read as it was written, and refused where it is damaged."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tests.evaluation.evaluations import evaluation
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    whole = evaluation()
+    data = {"sea": {"sea, de": "0f", "sea, en": "1f"}}
+    whole = dataclasses.replace(evaluation(), data=data)
     path = write_results(tmp_path, whole)
     assert path == tmp_path / NAME
     assert [file.name for file in tmp_path.iterdir()] == [NAME]

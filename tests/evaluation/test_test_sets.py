@@ -52,6 +52,12 @@ def test_another_split(tmp_path: Path) -> None:
         find(str(tmp_path / "a"))
 
 
+def test_a_split_of_a_benchmark() -> None:
+    assert find("miracl", "train").kind == "benchmark"
+    with pytest.raises(InputError, match="split of miracl: expected dev or train, fou"):
+        find("miracl", "test")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3jax.core.errors import InputError
-from m3jax.evaluation.trec import ranked, read_run, stream_run, write_run
+from m3jax.data.records import Retrieval
+from m3jax.evaluation.retrieval import ranked
+from m3jax.evaluation.trec import check_ids, read_run, stream_run, write_run
 
 # Few values, so that many are equal; some only in float32.
 SCORES = st.sampled_from([0.0, -0.0, 0.5, 0.5 + 1e-9, 0.5 + 1e-7, -3.0, 1e-30, 7e9])
@@ -45,6 +47,23 @@ def test_lines(tmp_path: Path) -> None:
     found = read_run(path)
     assert found == {query: row for query, row in rows.items() if row}
     assert list(found["q2"]) == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("query", "passage", "message"),
+    [
+        ("q", "a b", "passage 'a b': expected a name without white space"),
+        ("q\u00a0", "a", "query 'q\\xa0': expected a name without white space"),
+        ("q", "", "passage '': expected a name without white space"),
+    ],
+)
+def test_ids_are_looked_at_beforehand(query: str, passage: str, message: str) -> None:
+    judged = {query: {passage: 1}}
+    texts = {query: "?", "not judged": "?"}
+    with pytest.raises(InputError) as caught:
+        check_ids(Retrieval(texts, {"p": "a", passage: "b"}, judged))
+    assert str(caught.value).startswith(message)
+    check_ids(Retrieval(texts, {"p": "a"}, {"q": {"p": 1}}))
 
 
 def test_every_float32_survives(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 from m3jax.core.cores import cores
 from m3jax.core.errors import InputError
 from m3jax.inference import dense_search, host_search
-from m3jax.inference.dense_search import recall, top_k
+from m3jax.inference.dense_search import sample_rows, share_found, top_k
 from m3jax.inference.vectors import Vectors
 from tests.compare import line
 
@@ -138,6 +138,16 @@ def test_groups_that_tie_with_the_last() -> None:
     check(np.ones((2, 1), np.float32), np.arange(4_096.0)[:, None], 64)
 
 
+def test_ties_inside_the_groups_that_are_looked_into() -> None:
+    # 128 groups, of which passage i is in group i modulo 128: 12 has the best passage
+    # and one of two that are equal, 10 the other one, which has the lower number.
+    passage = np.zeros((4_096, 1), np.float32)
+    passage[[12, 140, 138], 0] = 9, 5, 5
+    assert top_k(np.ones((1, 1)), passage, 3, mesh=line(1))[1].tolist() == [
+        [12, 138, 140]
+    ]
+
+
 @pytest.mark.parametrize("storage", ["bfloat16", "int8"])
 def test_few_bytes_are_scored_as_what_they_stand_for(storage: Any) -> None:
     passage, query = vectors(600, 1), vectors(4, 0)
@@ -149,18 +159,28 @@ def test_few_bytes_are_scored_as_what_they_stand_for(storage: Any) -> None:
         np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
-def test_recall_says_what_is_missed() -> None:
+def test_an_approximate_search_finds_its_share() -> None:
     query, passage = vectors(200, 0), vectors(900, 1)
-    at = top_k(query, passage, 10)[1]
-    assert recall(query, passage, at) == 1
-    at[:, -1] = at[:, 0]
-    assert recall(query, passage, at) == pytest.approx(0.9)
+    exact = top_k(query, passage, 10)[1]
     scores, near = top_k(query, passage, 10, recall_target=0.9)
-    assert recall(query, passage, near) >= 0.9
+    assert share_found(exact, near) >= 0.9
     np.testing.assert_allclose(
         scores, np.take_along_axis(query @ passage.T, near, axis=1), atol=1e-5
     )
-    assert recall(query[:0], passage, at[:0]) == 1
+
+
+def test_the_share_that_is_found() -> None:
+    exact = np.array([[3, 1, 2, 0], [5, 7, -1, -1]])
+    assert share_found(exact, exact[:, ::-1]) == 1
+    assert share_found(exact, np.array([[0, 9, 9, 9], [-1, 9, 5, 8]])) == 3 / 8
+    assert share_found(exact[:0], exact[:0]) == 1
+    assert share_found(exact[:, :0], exact[:, :0]) == 1
+
+
+def test_few_queries_say_it() -> None:
+    assert sample_rows(64).tolist() == list(range(64))
+    rows = sample_rows(1_000)
+    assert len(rows) <= 64 and rows[-1] > 900 and len({*np.diff(rows)}) == 1
 
 
 @pytest.mark.parametrize("target", [0, 1, -0.5, 2])
@@ -224,3 +244,26 @@ def test_host_searches_leave_blas_its_threads() -> None:
         found = list(pool.map(lambda _: top_k(query, passage, 50)[1], range(4)))
     assert threads() == before
     assert all((one == found[0]).all() for one in found)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("target", [None, 0.9])
+@pytest.mark.parametrize("count", [50, 4_096])  # all are sorted, groups are
+def test_a_device_refuses_what_is_no_number(
+    count: int, target: float | None, bad: float
+) -> None:
+    for devices in (1, 2):
+        options: Any = {"mesh": line(devices), "recall_target": target}
+        for at in (0, 17, count - 1):
+            passage = vectors(count, 1).copy()
+            passage[at, at % 8] = bad
+            with pytest.raises(InputError, match="top_k: expected scores that are num"):
+                top_k(vectors(2, 0), passage, 3, **options)
+
+
+@pytest.mark.parametrize("mesh", [None, 1])
+def test_a_query_that_is_no_number_is_refused(mesh: int | None) -> None:
+    query = vectors(3, 0).copy()
+    query[2, 5] = np.inf
+    with pytest.raises(InputError, match="top_k: expected queries that are finite num"):
+        top_k(query, vectors(50, 1), 3, mesh=None if mesh is None else line(mesh))

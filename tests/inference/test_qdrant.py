@@ -139,6 +139,22 @@ def test_mixtures(
     check(search(client, "c", QUERIES, **options), expected)
 
 
+def test_outputs_without_a_weight_are_not_asked_for(
+    memory: QdrantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[models.QueryRequest] = []
+    query = memory.query_batch_points
+
+    def record(collection: str, requests: Any) -> Any:
+        asked.extend(requests)
+        return query(collection, requests)
+
+    monkeypatch.setattr(memory, "query_batch_points", record)
+    for weights in ((1, 0.3, 1), (1, 0.3, 0)):
+        search(memory, "c", QUERIES[:1], mode="hybrid", weights=weights)
+    assert [len(one.prefetch) for one in asked] == [3, 2]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("rescored", [3, 200])
 def test_multivec_orders_what_dense_has_found(
     memory: QdrantClient, rescored: int

@@ -205,11 +205,17 @@ def test_slow(server: Server) -> None:
     client.close()
 
 
-def test_down_from_the_start(server: Server) -> None:
+def test_down_from_the_start(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        client = connect(f"http://127.0.0.1:{unused.getsockname()[1]}")
-        message = "'c': expected a Qdrant server that answers, found Connect.*, 6 times"
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        client = connect(address)
+        message = (
+            f"'c': expected a Qdrant server that answers, found Connect.* at {address}"
+            r".*, 6 times\. Is the server running\?"
+        )
         for ask in (
             lambda: upload(client, "c", CORPUS, PASSAGES, about=ABOUT),
             lambda: search(client, "c", QUERIES),
@@ -217,6 +223,10 @@ def test_down_from_the_start(server: Server) -> None:
             with pytest.raises(InputError, match=message) as error:
                 ask()
             assert "\n" not in str(error.value)
+            waits = capsys.readouterr().err.splitlines()
+            assert len(waits) == 5
+            assert waits[0].startswith(f"collection 'c': ConnectError at {address}")
+            assert waits[0].endswith("; trying again in 0 s")
     client.close()
 
 
@@ -247,7 +257,8 @@ def test_down_in_the_middle(
     options = {"about": ABOUT} | options
     message = (
         rf"collection 'c': expected a Qdrant server that answers, found {found}.*, "
-        rf"6 times\. {there} passages are in it; the same call again goes on from"
+        rf"6 times\. Is the server running\? {there} passages are in it; the same "
+        "call again goes on from"
     )
     with pytest.raises(InputError, match=message):
         upload(client, "c", CORPUS, PASSAGES, **options)

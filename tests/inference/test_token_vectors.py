@@ -45,6 +45,13 @@ def test_a_whole_corpus(monkeypatch: pytest.MonkeyPatch, tile: int, k: int) -> N
     np.testing.assert_array_equal(best.at, at)
 
 
+def test_what_is_no_number_is_not_lost() -> None:
+    passage = rows(40, 9, 0)
+    passage.vectors[int(passage.offsets[20])] = np.nan
+    with pytest.raises(InputError, match="expected scores that are numbers, found NaN"):
+        TokenVectors.of(passage).search(rows(6, 4, 1), 3)
+
+
 def test_written_and_opened(tmp_path: Path) -> None:
     kept = TokenVectors.of(rows(20, 5, 0), "int8")
     kept.write(tmp_path)

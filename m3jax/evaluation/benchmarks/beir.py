@@ -96,7 +96,7 @@ def tasks(
             language="en",
             data=data,
             metrics=("ndcg@10", "recall@100"),
-            weights=GENERAL,
+            mixtures=GENERAL,
             query_length=512,
             passage_length=512,
             identical="left out",

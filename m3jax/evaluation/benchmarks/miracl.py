@@ -105,7 +105,7 @@ def tasks(
             language=language,
             data=data,
             metrics=("ndcg@10", "recall@100"),
-            weights=GENERAL,
+            mixtures=GENERAL,
             query_length=512,
             passage_length=512,
         )

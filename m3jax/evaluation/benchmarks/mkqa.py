@@ -54,6 +54,9 @@ def tasks(
     Raises:
         InputError: the corpus or a language cannot be had.
     """
+    parts = list(parts)
+    if not parts:  # then the corpus is not read either
+        return
     ((packed,),) = published.files(
         "Shitao/bge-m3-data", "MKQA_test-data.zip", root=root
     )
@@ -68,7 +71,7 @@ def tasks(
             language=language,
             data=data,
             metrics=("answer_recall@100",),
-            weights=GENERAL,
+            mixtures=GENERAL,
             query_length=512,
             passage_length=512,
             answers=answers,

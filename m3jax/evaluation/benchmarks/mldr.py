@@ -65,7 +65,7 @@ def tasks(
             language=language,
             data=data,
             metrics=("ndcg@10",),
-            weights=LONG,
+            mixtures=LONG,
             query_length=512,
             passage_length=8_192,
         )

@@ -1,13 +1,12 @@
 """What one test set of a benchmark is, and how its numbers are made."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from m3jax.data.records import Retrieval
 from m3jax.evaluation.retrieval import Results
-
-Weights = tuple[float, float, float]
+from m3jax.inference.ranking import Fusion, Mixture
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,10 @@ class Task:
             corpus; it then counts as not found.
         metrics: what is reported, the first is the one of tables: names of
             `retrieval.measure`, or answer_recall@100.
-        weights: of dense, sparse and multivec, in "dense+sparse" and in "all".
-        query_length: tokens kept of a query.
-        passage_length: tokens kept of a passage.
-        candidates: "dense+sparse" orders the best of dense and of sparse, so many each.
-        rescored: multivec and "all" order so many of the best of dense.
+        mixtures: "dense+sparse", and "hybrid" of all heads.
+        query_length: tokens kept of a query, at most.
+        passage_length: tokens kept of a passage, at most.
+        rescored: multivec orders so many of the best of dense.
         identical: what becomes of a found passage that has the id of the query; see
             `without_identical`.
         answers: query id -> strings of which one must be in a passage; then data has no
@@ -36,47 +34,59 @@ class Task:
     language: str
     data: Retrieval
     metrics: tuple[str, ...]
-    weights: Mapping[str, Weights]
+    mixtures: Mapping[str, Mixture | Fusion]
     query_length: int
     passage_length: int
-    candidates: int = 1_000
     rescored: int = 200
     identical: Literal["kept", "left out"] = "kept"
     answers: Mapping[str, tuple[str, ...]] | None = None
 
 
+def _mixtures(
+    both: tuple[float, float, float], every: tuple[float, float, float]
+) -> Mapping[str, Mixture | Fusion]:
+    """As BGE-M3's scripts: of lists of 1,000, and of the best 200 of dense."""
+    return {
+        "dense+sparse": Fusion(both, depth=1_000),
+        "hybrid": Mixture(every, of=("dense",), depth=200),
+    }
+
+
 # Chen et al. 2024 (BGE-M3, arXiv:2402.03216v4), for MIRACL and MKQA.
-GENERAL: Mapping[str, Weights] = {
-    "dense+sparse": (1.0, 0.3, 0.0),
-    "all": (1.0, 0.3, 1.0),
-}
+GENERAL = _mixtures((1.0, 0.3, 0.0), (1.0, 0.3, 1.0))
 # And for MLDR.
-LONG: Mapping[str, Weights] = {
-    "dense+sparse": (0.2, 0.8, 0.0),
-    "all": (0.15, 0.5, 0.35),
-}
+LONG = _mixtures((0.2, 0.8, 0.0), (0.15, 0.5, 0.35))
 
 
-def without_identical(results: Results) -> Results:
+def without_identical(
+    results: Results,
+    k: int,
+    *,
+    queries: Container[str] | None = None,
+) -> Results:
     """Leave out a found passage that has the id of its query.
 
     In ArguAna and Quora the queries are passages of the corpus, and a query would find
     itself; BEIR leaves such passages out in all its sets. In MIRACL ids are alike by
-    chance, and leaving out costs up to two points of nDCG. Search for one passage more.
+    chance, and leaving out costs up to two points of nDCG.
 
     Args:
-        results: query id -> passage id -> score.
+        results: query id -> passage id -> score, the best k + 1 first.
+        k: passages kept of each query.
+        queries: ids of those that it concerns; None = all.
 
     Returns:
-        The same without them.
+        The best k without them.
 
     Source: `ignore_identical_ids` of beir-cellar/beir; FlagOpen/FlagEmbedding#929.
 
     Example:
-        >>> without_identical({"a": {"a": 1.0, "b": 0.5}})
+        >>> without_identical({"a": {"a": 1.0, "b": 0.5, "c": 0.2}}, 1)
         {'a': {'b': 0.5}}
     """
-    return {
-        query: {passage: score for passage, score in row.items() if passage != query}
-        for query, row in results.items()
-    }
+    left: Results = {}
+    for query, row in results.items():
+        alone = queries is not None and query not in queries
+        passages = [name for name in row if alone or name != query]
+        left[query] = {name: row[name] for name in passages[:k]}
+    return left

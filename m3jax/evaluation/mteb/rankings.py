@@ -1,4 +1,4 @@
-"""Rankings of several modes from one encoding, until each mode has asked for one."""
+"""Rankings of several modes from one encoding, as long as the task is the same."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from m3jax.data.records import Retrieval
 from m3jax.evaluation import given, heads
 from m3jax.evaluation.retrieval import Results
 from m3jax.inference.embedder import Embedder
+from m3jax.inference.ranking import WEIGHTS, Mixture
 from m3jax.nn.embedding import EmbeddingConfig
 
 Mode = Literal["dense", "sparse", "multivec", "hybrid"]
@@ -36,7 +37,7 @@ def modes_of(config: EmbeddingConfig) -> tuple[Mode, ...]:
 
 @final
 class Rankings:
-    """What searches found in every mode, until each mode has asked for it.
+    """What searches found in every mode, until each mode or another task has asked.
 
     Args:
         embedder: the model.
@@ -54,7 +55,7 @@ class Rankings:
         embedder: Embedder,
         modes: Sequence[Mode],
         *,
-        weights: Sequence[float] = (1.0, 0.3, 1.0),
+        weights: Sequence[float] = WEIGHTS,
         rescored: int = 200,
         batch_tokens: int | None = None,
     ) -> None:
@@ -63,10 +64,12 @@ class Rankings:
         self.weights, self.rescored = tuple(weights), rescored
         self.batch_tokens = batch_tokens
         self.waiting: dict[bytes, dict[str, Results]] = {}
+        self.task = ""
 
     def take(
         self,
         mode: Mode,
+        task: str,
         data: Retrieval,
         prompts: Prompts,
         k: int,
@@ -77,6 +80,8 @@ class Rankings:
 
         Args:
             mode: which.
+            task: name of the task; those of another one are let go, whoever has not
+                asked for them. A task may have many subsets.
             data: queries and corpus.
             prompts: before queries and passages.
             k: passages of each query, at most.
@@ -86,6 +91,9 @@ class Rankings:
         Returns:
             Query id -> passage id -> score.
         """
+        if task != self.task:
+            self.waiting.clear()
+            self.task = task
         key = _digest(data.queries, data.corpus, astuple(prompts), k, candidates)
         if mode not in self.waiting.get(key, {}):
             found = self._search(data, prompts, k, candidates, progress)
@@ -106,13 +114,19 @@ class Rankings:
         model = self.embedder
         options: dict[str, Any] = {
             "outputs": self.outputs,
-            "weights": self.weights,
             "k": k,
             "batch_tokens": self.batch_tokens,
             "progress": progress,
         }
         if candidates is not None:
-            return given.rank(model, data, candidates, prompts=prompts, **options)
+            return given.rank(
+                model,
+                data,
+                candidates,
+                prompts=prompts,
+                weights=self.weights,
+                **options,
+            )
         return heads.search(
             model.module,
             model.params,
@@ -122,6 +136,7 @@ class Rankings:
             query_length=model.max_length,
             passage_length=model.max_length,
             mesh=model.mesh,
+            mixtures={"hybrid": Mixture(self.weights)},
             rescored=self.rescored,
             **options,
         )

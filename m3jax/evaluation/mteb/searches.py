@@ -11,6 +11,7 @@ from m3jax.evaluation.mteb.rankings import Mode, Rankings, modes_of
 from m3jax.evaluation.mteb.tasks import Wording, part, texts
 from m3jax.evaluation.retrieval import Results
 from m3jax.inference.embedder import Embedder
+from m3jax.inference.ranking import WEIGHTS
 
 _BATCH = 1_024  # rows that mteb's data loader gives at once
 _KIND: dict[Mode, Kind] = {
@@ -58,7 +59,7 @@ class Searcher:
         revision: str | None = None,
         prompts: Mapping[str, str] | None = None,
         tasks: Mapping[str, str] | None = None,
-        weights: Sequence[float] = (1.0, 0.3, 1.0),
+        weights: Sequence[float] = WEIGHTS,
         rescored: int = 200,
         batch_tokens: int | None = None,
     ) -> None:
@@ -159,6 +160,7 @@ class Searcher:
         before = self.wording.before
         return self.rankings.take(
             self.mode,
+            task_metadata.name,
             Retrieval(asked, searched, {query: {} for query in asked}),
             Prompts(*(before(task_metadata, prompt_type) for _, prompt_type in sides)),
             top_k,
@@ -175,14 +177,15 @@ def searchers(
     revision: str | None = None,
     prompts: Mapping[str, str] | None = None,
     tasks: Mapping[str, str] | None = None,
-    weights: Sequence[float] = (1.0, 0.3, 1.0),
+    weights: Sequence[float] = WEIGHTS,
     rescored: int = 200,
     batch_tokens: int | None = None,
 ) -> dict[Mode, Searcher]:
     """Search in all modes of a model, every text of a task encoded once.
 
     The first mode that is evaluated on a task encodes it and searches in all modes. The
-    rankings of the others are kept until they are evaluated on the same task.
+    rankings of the others are kept until they are evaluated on the same task, or any
+    mode on another one: go through the tasks, and in each through the modes.
 
     Args:
         embedder: the model.

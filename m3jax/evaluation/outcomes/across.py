@@ -1,6 +1,6 @@
 """Retrieval across languages: every text encoded once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,16 @@ from m3jax.core.errors import InputError
 from m3jax.core.mesh import local_mesh
 from m3jax.data.records import Retrieval
 from m3jax.evaluation import bm25
+from m3jax.evaluation.benchmarks.task import without_identical
+from m3jax.evaluation.contents import label
+from m3jax.evaluation.heads import named
 from m3jax.evaluation.outcome import Outcome
 from m3jax.evaluation.outcomes import retrieval
 from m3jax.evaluation.outcomes.settings import Settings
 from m3jax.evaluation.retrieval import Results
-from m3jax.inference.best import Best
 from m3jax.inference.embedder import Embedder
 from m3jax.inference.encoded import Encoded
-from m3jax.inference.ranking import rank
+from m3jax.inference.ranking import Mixture, rank
 from m3jax.inference.segment import Segment
 
 
@@ -47,6 +49,7 @@ def outcomes(
     settings: Settings,
     *,
     split: str = "test",
+    done: Container[str] = (),
 ) -> Iterator[tuple[Outcome, dict[str, Results], Retrieval]]:
     """Search the queries of each language in the passages of every language.
 
@@ -56,6 +59,7 @@ def outcomes(
         parts: language -> folder in BEIR's layout, with the same ids in all.
         settings: see `Settings`.
         split: of the judgements.
+        done: labels of outcomes that are there; their pairs are passed over.
 
     Yields:
         The outcome of each pair of languages, the rankings and the texts.
@@ -71,26 +75,35 @@ def outcomes(
     mesh = None if embedder.mesh is None else local_mesh(embedder.mesh)
     heads = settings.outputs or embedder.module.config.outputs
     for one, asked in encoded.items():
+        # A query's translation is not asked for either.
+        same = retrieval.themselves(asked.data)
+        k = settings.k + bool(same)
         for other, searched in encoded.items():
+            if label(name, f"{one} → {other}") in done:
+                continue
+            data = asked.data
+            if other != one:
+                data = Retrieval(data.queries, searched.data.corpus, data.qrels)
             best = rank(
                 asked.query,
                 [searched.corpus],
                 heads,
                 len(searched.corpus),
-                k=settings.k,
+                k=k,
                 rescored=settings.rescored,
-                mixtures={"hybrid": settings.weights},
+                mixtures={"hybrid": Mixture(settings.weights)},
                 options={"mesh": mesh},
             )
             found = {
-                system: _named(ranking, asked, searched)
+                system: named(ranking, asked.queries, searched.corpus.ids)
                 for system, ranking in best.items()
             }
             if one == other:
-                found[retrieval.BM25] = bm25.search(asked.data, settings.k)
-            data = asked.data
-            if other != one:
-                data = Retrieval(data.queries, searched.data.corpus, data.qrels)
+                found[retrieval.BM25] = bm25.search(data, k)
+            found = {
+                system: without_identical(each, settings.k, queries=same)
+                for system, each in found.items()
+            }
             made = retrieval.outcome(
                 name,
                 found,
@@ -114,16 +127,6 @@ def _encode(embedder: Embedder, data: Retrieval, settings: Settings) -> Language
     query = embedder.encode_query(queries, task=settings.task, **options)
     passages = embedder.encode_passage(list(data.corpus.values()), **options)
     return Language(data, query, Segment.of(list(data.corpus.items()), passages))
-
-
-def _named(best: Best, asked: Language, searched: Language) -> Results:
-    """Ids for numbers."""
-    rows = zip(asked.queries, best.at.tolist(), best.scores.tolist(), strict=True)
-    ids = searched.corpus.ids
-    return {
-        query: {ids[i]: x for i, x in zip(at, row, strict=True) if i >= 0}
-        for query, at, row in rows
-    }
 
 
 def _require_same(name: str, parts: Mapping[str, Retrieval]) -> None:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from m3jax.core.errors import InputError
 from m3jax.data.config import Dataset
 from m3jax.data.similarity import read_similarity
 from m3jax.evaluation import similarity, sts, uniformity
 from m3jax.evaluation.outcome import Outcome
 from m3jax.evaluation.outcomes.settings import Settings, embed
-from m3jax.evaluation.test_sets import part_file
+from m3jax.evaluation.test_sets import SPLIT, rows_file
 from m3jax.inference.embedder import Embedder
 
 _HIGH = 0.8  # of the highest grade: SimCSE's 4 of 5
@@ -23,7 +22,7 @@ def outcomes(
     parts: Mapping[str, Path],
     settings: Settings,
     *,
-    split: str = "test",
+    split: str = SPLIT,
 ) -> Iterator[Outcome]:
     """Measure graded pairs; of several subsets also all of them together.
 
@@ -43,10 +42,7 @@ def outcomes(
     """
     cosines, grades = {}, {}
     for part, path in parts.items():
-        file = part_file(path, split)
-        if file is None:
-            raise InputError(f"{split}.jsonl", "none", where=str(path))
-        data = read_similarity(Dataset(str(file)))
+        data = read_similarity(Dataset(str(rows_file(path, split))))
         both = embed(embedder, (*data.first, *data.second), settings)
         first, second = np.split(both, 2)
         cosines[part] = np.einsum("ne,ne->n", first, second)

@@ -5,14 +5,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from m3jax.core.errors import InputError
 from m3jax.data.prompts import Prompts, query_prompt
 from m3jax.data.records import Retrieval
 from m3jax.data.retrieval import read_beir
-from m3jax.evaluation import bm25, heads, reranking
+from m3jax.evaluation import bm25, heads, reranking, trec
+from m3jax.evaluation.benchmarks.task import without_identical
 from m3jax.evaluation.outcome import Histogram, Outcome
 from m3jax.evaluation.outcomes.settings import Settings
 from m3jax.evaluation.retrieval import Results, by_query, measure
 from m3jax.inference.embedder import Embedder
+from m3jax.inference.ranking import RRF, Fusion, Mixture
 from m3jax.inference.reranker import Reranker
 
 BM25 = "BM25"
@@ -24,7 +27,17 @@ _DRAWN = 100  # passages of each query in a histogram
 def read(path: Path, split: str) -> tuple[Retrieval, tuple[str, ...]]:
     """A folder in BEIR's layout, and what is odd about it."""
     notes: list[str] = []
-    return read_beir(path, split, say=notes.append), tuple(notes)
+    data = read_beir(path, split, say=notes.append)
+    try:
+        trec.check_ids(data)
+    except InputError as error:
+        raise error.at(str(path)) from None
+    if same := themselves(data):
+        notes.append(
+            f"{len(same):,} queries are passages, of the same id: they are left out of "
+            "what they find, as in BEIR."
+        )
+    return data, tuple(notes)
 
 
 def search(
@@ -34,7 +47,7 @@ def search(
 
     Args:
         embedder: the model.
-        data: queries and corpus.
+        data: queries and corpus; see `themselves`.
         settings: see `Settings`.
 
     Returns:
@@ -45,27 +58,84 @@ def search(
     """
     there = settings.outputs or embedder.module.config.outputs
     d, s, _ = settings.weights
-    mixtures = {MIXED: (d, s, 0.0)} if len(there) == 3 and d + s > 0 else {}
+    mixtures: dict[str, Mixture | Fusion] = {"hybrid": Mixture(settings.weights)}
+    if len(there) == 3 and d + s > 0:
+        mixtures[MIXED] = Mixture((d, s, 0.0))
     length = settings.max_length or embedder.max_length
-    prompts = query_prompt(embedder.prompts, settings.task)
+    same = themselves(data)
+    found = rankings(
+        embedder,
+        data,
+        settings,
+        mixtures=mixtures,
+        query_length=length,
+        passage_length=length,
+        k=settings.k + bool(same),
+        rescored=settings.rescored,
+    )
+    return {
+        name: without_identical(one, settings.k, queries=same)
+        for name, one in found.items()
+    }
+
+
+def themselves(data: Retrieval) -> frozenset[str]:
+    """Judged queries that are passages of the corpus, as in ArguAna and Quora.
+
+    The passage has their id and, but for a title, their text, and does not answer them.
+    """
+    return frozenset(
+        query
+        for query, grades in data.qrels.items()
+        if query in data.corpus
+        and grades.get(query, 0) <= 0
+        and data.corpus[query].rstrip().endswith(data.queries[query].strip())
+    )
+
+
+def rankings(
+    embedder: Embedder,
+    data: Retrieval,
+    settings: Settings,
+    *,
+    mixtures: Mapping[str, Mixture | Fusion],
+    query_length: int,
+    passage_length: int,
+    k: int,
+    rescored: int,
+) -> dict[str, Results]:
+    """Search by every head, by mixtures, reciprocal-rank fusion and BM25.
+
+    Args:
+        embedder: the model.
+        data: queries and corpus.
+        settings: of which outputs, task, batch_tokens and progress count.
+        mixtures: of the heads.
+        query_length: tokens kept of a query.
+        passage_length: tokens kept of a passage.
+        k: passages kept of each query.
+        rescored: see `heads.search`.
+
+    Returns:
+        System -> query id -> passage id -> score.
+    """
+    prompt = query_prompt(embedder.prompts, settings.task)
     return heads.search(
         embedder.module,
         embedder.params,
         embedder.tokenizer,
         data,
-        Prompts(prompts, embedder.prompts.passage),
-        query_length=length,
-        passage_length=length,
+        Prompts(prompt, embedder.prompts.passage),
+        query_length=query_length,
+        passage_length=passage_length,
         mesh=embedder.mesh,
         outputs=settings.outputs,
-        weights=settings.weights,
-        mixtures=mixtures,
-        rrf=settings.rrf,
-        k=settings.k,
-        rescored=settings.rescored,
+        mixtures={**mixtures, "rrf": RRF},
+        k=k,
+        rescored=rescored,
         batch_tokens=settings.batch_tokens,
         progress=settings.progress,
-    ) | {BM25: bm25.search(data, settings.k)}
+    ) | {BM25: bm25.search(data, k)}
 
 
 def outcome(

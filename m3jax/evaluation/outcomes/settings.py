@@ -21,7 +21,6 @@ class Settings:
         outputs: heads to search with; None = all that the model has.
         weights: of dense, sparse and multivec in hybrid.
         rescored: passages that multivec and mixtures order.
-        rrf: whether reciprocal-rank fusion stands beside them.
         k: passages found of each query.
         metrics: of retrieval; the first decides.
         task: what a search is for; models with an instruction only.
@@ -38,7 +37,6 @@ class Settings:
     outputs: tuple[str, ...] | None = None
     weights: tuple[float, float, float] = (1.0, 0.3, 1.0)
     rescored: int = 200
-    rrf: bool = True
     k: int = 100
     metrics: tuple[str, ...] = ("ndcg@10", "mrr@10", "recall@100", "map@100")
     task: str | None = None

@@ -5,6 +5,7 @@ import pytest
 from m3jax.core.errors import InputError
 from m3jax.evaluation.benchmarks.beir import FORUMS
 from m3jax.evaluation.benchmarks.open import open_benchmark
+from m3jax.evaluation.benchmarks.task import GENERAL
 from tests.evaluation.benchmarks.layouts import PASSAGES, QUERIES, write_beir
 
 CORPUS = {
@@ -24,7 +25,7 @@ def test_a_set_as_it_is_published(tmp_path: Path):
     assert task.data.qrels == {"0": {"4983": 1}, "2": {"5836": 2}}
     assert task.metrics == ("ndcg@10", "recall@100")
     assert (task.query_length, task.passage_length) == (512, 512)
-    assert task.weights == {"dense+sparse": (1, 0.3, 0), "all": (1, 0.3, 1)}
+    assert task.mixtures == GENERAL
     assert task.identical == "left out" and task.answers is None
     message = "beir/scifact: 1 of 3 queries is not judged and is left out: '4'"
     assert told == [message]

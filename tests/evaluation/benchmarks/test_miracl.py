@@ -4,6 +4,7 @@ import pytest
 
 from m3jax.core.errors import InputError
 from m3jax.evaluation.benchmarks.open import open_benchmark
+from m3jax.inference.ranking import Fusion, Mixture
 from tests.evaluation.benchmarks.layouts import write_miracl
 
 SHARDS = [
@@ -30,9 +31,13 @@ def test_a_language_as_it_is_published(tmp_path: Path):
     assert task.data.queries == {"1": "यह क्या है?", "7#0": 'Who said "no?'}
     assert task.data.qrels == {"1": {"39#0": 1, "39#1": 0}, "7#0": {"7#0": 1}}
     assert task.metrics == ("ndcg@10", "recall@100")
-    assert task.weights == {"dense+sparse": (1, 0.3, 0), "all": (1, 0.3, 1)}
+    # Both lists of 1,000 are added up; all heads order the best 200 of dense.
+    assert task.mixtures == {
+        "dense+sparse": Fusion((1, 0.3, 0), depth=1_000),
+        "hybrid": Mixture((1, 0.3, 1), of=("dense",), depth=200),
+    }
     assert (task.query_length, task.passage_length) == (512, 512)
-    assert (task.candidates, task.rescored) == (1000, 200)
+    assert task.rescored == 200
     # An id of a query that is one of a passage is chance here.
     assert task.identical == "kept"
     assert told == ["miracl/hi: 1 of 3 queries is not judged and is left out: '5'"]

@@ -6,6 +6,7 @@ from m3jax.core.errors import InputError
 from m3jax.evaluation import bm25
 from m3jax.evaluation.answers import answer_recall
 from m3jax.evaluation.benchmarks.open import open_benchmark
+from m3jax.evaluation.benchmarks.task import GENERAL
 from tests.evaluation.benchmarks.layouts import write_mkqa
 
 QUESTIONS = [
@@ -36,7 +37,7 @@ def test_a_language_as_it_is_published(tmp_path: Path):
         "3": ("silver",),
     }
     assert task.metrics == ("answer_recall@100",)
-    assert task.weights == {"dense+sparse": (1, 0.3, 0), "all": (1, 0.3, 1)}
+    assert task.mixtures == GENERAL
     assert (task.query_length, task.passage_length) == (512, 512)
     message = "queries without an answer, 1: '2'; they count as missed"
     assert told == [f"mkqa/de: {message}"]

@@ -4,6 +4,7 @@ import pytest
 
 from m3jax.core.errors import InputError
 from m3jax.evaluation.benchmarks.open import open_benchmark
+from m3jax.inference.ranking import Fusion, Mixture
 from tests.evaluation.benchmarks.layouts import write_mldr
 
 PASSAGES = [{"docid": f"doc-zh-{i}", "text": f"第{i}篇" * 3_000} for i in range(4)]
@@ -41,7 +42,10 @@ def test_a_language_as_it_is_published(tmp_path: Path):
         "q-zh-2": {"doc-zh-2": 1},
     }
     assert task.metrics == ("ndcg@10",)
-    assert task.weights == {"dense+sparse": (0.2, 0.8, 0), "all": (0.15, 0.5, 0.35)}
+    assert task.mixtures == {
+        "dense+sparse": Fusion((0.2, 0.8, 0), depth=1_000),
+        "hybrid": Mixture((0.15, 0.5, 0.35), of=("dense",), depth=200),
+    }
     assert (task.query_length, task.passage_length) == (512, 8_192)
     message = "1 of 3 queries has no passage judged above 0 and is left out: 'q-zh-3'"
     assert told == [f"mldr/zh: {message}"]

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from m3jax.core.errors import InputError
-from m3jax.evaluation.benchmarks.open import names, open_benchmark
+from m3jax.evaluation.benchmarks.open import names, open_benchmark, sets
 from m3jax.evaluation.benchmarks.task import without_identical
+from tests.evaluation.benchmarks.layouts import write_mldr
 
 
 def test_names():
@@ -71,5 +72,30 @@ def test_a_folder_without_the_data_set(tmp_path: Path):
 
 
 def test_a_found_passage_with_the_id_of_the_query_is_left_out():
-    results = {"a": {"b": 2.0, "a": 1.0}, "c": {"a": 3.0}, "d": {"d": 1.0}}
-    assert without_identical(results) == {"a": {"b": 2.0}, "c": {"a": 3.0}, "d": {}}
+    results = {"a": {"b": 2.0, "a": 1.0}, "c": {"a": 3.0, "b": 2.0}, "d": {"d": 1.0}}
+    left = {"a": {"b": 2.0}, "c": {"a": 3.0, "b": 2.0}, "d": {}}
+    assert without_identical(results, 2) == left
+    assert without_identical(results, 1)["c"] == {"a": 3.0}
+    kept = {"a": {"b": 2.0}, "c": {"a": 3.0, "b": 2.0}, "d": {"d": 1.0}}
+    assert without_identical(results, 2, queries={"a"}) == kept
+
+
+def test_sets_that_are_passed_over_are_not_read(tmp_path: Path):
+    for language in ("de", "en"):
+        row = {"query_id": "q", "query": "Salt?", "positive_passages": [{"docid": "d"}]}
+        passages = [{"docid": "d", "text": "Salt"}]
+        write_mldr(tmp_path, language, passages=passages, queries=[row])
+    passed = {one for one in sets("mldr") if one not in ("mldr/de", "mldr/en")}
+    found = list(open_benchmark("mldr", without=passed, root=tmp_path))
+    assert [task.name for task in found] == ["mldr/de", "mldr/en"]
+    assert list(open_benchmark("mkqa", without=sets("mkqa"), root=tmp_path)) == []
+    with pytest.raises(InputError, match="none"):  # Arabic is not there
+        next(open_benchmark("mldr", root=tmp_path))
+
+
+def test_sets_of_a_name():
+    assert sets("mkqa/en") == ("mkqa/en",)
+    assert len(sets("beir")) == 26 and len(sets("mkqa")) == 25
+    assert all(name in names() for name in sets("miracl"))
+    with pytest.raises(InputError, match=r"Did you mean mldr/de"):
+        sets("mldr/dee")
