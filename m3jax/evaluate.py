@@ -1,5 +1,6 @@
 """`python -m m3jax.evaluate --model M --data FOLDER ...`: how good a model is."""
 
+import dataclasses
 import datetime
 import platform
 import shlex
@@ -44,7 +45,7 @@ class Evaluate:
     """The folder to write [default: evaluations/ and the name of the model]."""
     compare: tuple[str, str] | None = None
     """Two folders of results, to be set side by side with paired bootstrap intervals,
-    in place of a model."""
+    in place of a model; comparison.html goes into --output [default: here]."""
     outputs: tuple[Literal["dense", "sparse", "multivec"], ...] | None = None
     """Heads to search with [default: all that the model has]."""
     weights: tuple[float, float, float] = (1.0, 0.3, 1.0)
@@ -111,42 +112,52 @@ def main() -> None:
     from m3jax.evaluation import run
     from m3jax.evaluation.retrieval import check_metrics
     from m3jax.evaluation.test_sets import find_all
+    from m3jax.evaluation.zero_shot import label_texts
     from m3jax.inference.embedder import Embedder
-    from m3jax.inference.encode import collect_cuts
 
     check_metrics(flags.metrics)
+    try:
+        label_texts((), flags.label_prompt)
+    except InputError as error:
+        raise InputError(error.expected, error.found, where="--label-prompt") from None
+    if flags.first_stage is not None and flags.reranker is None:
+        raise InputError("a --reranker", "none", where="--first-stage")
     sets = find_all(flags.data, flags.split)
     mesh = inference_mesh(flags.mesh)
     embedder = Embedder.load(flags.model, dtype=flags.dtype, mesh=mesh)
+    width = embedder.module.config.encoder.hidden
+    if flags.dim is not None and flags.dim > width:
+        expected = f"at most {width}, the width of the model"
+        raise InputError(expected, f"{flags.dim}", where="--dim")
     path = Path(flags.model)
     title = _name(path) if path.exists() else flags.model
     folder = Path(flags.output or Path("evaluations") / title)
-    if folder.exists() and not folder.is_dir():
-        raise InputError("a folder", "a file", where=str(folder))
+    run.require_own(folder)
     reranking = _reranking(flags)
     about = _about(flags, embedder, reranking)
     before = run.begin(folder, title, about, fresh=flags.fresh)
     folder.mkdir(parents=True, exist_ok=True)
-    with collect_cuts() as cuts:
-        outcomes = run.evaluate(
-            embedder,
-            sets,
-            folder,
-            before,
-            _settings(flags),
-            reranking=reranking,
-            split=flags.split,
-            cross_lingual=flags.cross_lingual,
-        )
-        found = []
+    outcomes = run.evaluate(
+        embedder,
+        sets,
+        folder,
+        before,
+        _settings(flags),
+        reranking=reranking,
+        split=flags.split,
+        cross_lingual=flags.cross_lingual,
+    )
+    found = []
+    try:
         for outcome in outcomes:
             best = ", ".join(f"{k} {v:.4f}" for k, v in outcome.decisive.items())
             _say(f"{outcome.label}: {outcome.main}: {best}")
             for note in outcome.notes:
                 _say(f"  {note}")
             found.append(outcome)
-    if cuts:
-        _say(f"{sum(cuts):,} texts were longer than what is kept of them")
+    finally:
+        if not any(folder.iterdir()):  # nothing was measured
+            folder.rmdir()
     _print_summary(title, found)
     _say(f"{folder / 'report.html'}")
 
@@ -257,10 +268,13 @@ def _compare(flags: Evaluate) -> None:
     from m3jax.evaluation.results import read_results
 
     assert flags.compare is not None
-    found = compare(*(read_results(path) for path in flags.compare))
+    a, b = (read_results(path) for path in flags.compare)
+    if a.model == b.model:  # their folders tell them apart
+        first, second = flags.compare
+        a = dataclasses.replace(a, model=first)
+        b = dataclasses.replace(b, model=second)
+    found = compare(a, b)
     Console().print(comparison_table(found))
-    for sentence in found.apart:
-        _say(sentence)
     folder = Path(flags.output or ".")
     folder.mkdir(parents=True, exist_ok=True)
     _say(f"{write_comparison(folder, found)}")

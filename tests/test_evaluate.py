@@ -397,10 +397,22 @@ def test_side_by_side(
     call("--compare", done, tmp_path / "out", "--output", tmp_path / "both")
     output = capsys.readouterr()
     assert "sea" in output.out
-    assert "intents" in output.err  # which only one has
+    # Said once: which only one has.
+    assert "intents" in output.out and output.err.count("\n") == 1
     assert (tmp_path / "both" / "comparison.html").exists()
     with pytest.raises(InputError, match="--compare alone, found a model or data"):
         call("--compare", done, done, "--data", place / "sea")
+    call("--compare", done, done, "--output", tmp_path / "both")
+    assert f"B: {done}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_texts_that_are_cut_are_counted(place: Path, tmp_path: Path) -> None:
+    words = ("--model", place / "model", "--max-length", 6, "--data", place / "sea")
+    call(*words, "--output", tmp_path / "out")
+    (made,) = read_results(tmp_path / "out").outcomes
+    said = [note for note in made.notes if note.endswith("are kept of each.")]
+    assert len(said) == 1
+    assert 0 < int(said[0].split()[0]) <= 36  # of 30 passages and 6 queries
 
 
 @pytest.mark.parametrize(
@@ -419,7 +431,23 @@ def test_side_by_side(
         (["--model", "MODEL", "--data", "SEA", "--k", "0"], "--k: expected a positive"),
         (
             ["--model", "MODEL", "--data", "SEA", "--metrics", "ndgc@10"],
-            "metrics: expected ndcg@k, .* found 'ndgc@10'",
+            r"metrics: expected ndcg@k, .* found 'ndgc@10'\. Did you mean ndcg@10\?",
+        ),
+        (
+            ["--model", "MODEL", "--data", "SEA", "--label-prompt", "none"],
+            "--label-prompt: expected a template with {} in it, found 'none'",
+        ),
+        (
+            ["--model", "MODEL", "--data", "SEA", "--first-stage", "BM25"],
+            "--first-stage: expected a --reranker, found none",
+        ),
+        (
+            ["--model", "MODEL", "--data", "SEA", "--dim", "99999"],
+            "--dim: expected at most .*, the width of the model, found 99999",
+        ),
+        (
+            ["--model", "MODEL", "--data", "SEA", "--weights", "0", "0", "0"],
+            "weights: expected",
         ),
         (["--compare", "none", "none"], "none.*expected"),
     ],
@@ -428,4 +456,15 @@ def test_errors(place: Path, tmp_path: Path, words: list[str], message: str) -> 
     paths = {"SEA": place / "sea", "MODEL": place / "model"}
     with pytest.raises(InputError, match=message):
         call(*(paths.get(word, word) for word in words), "--output", tmp_path / "out")
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_folder_is_left_alone(place: Path) -> None:
+    before = sorted(path.name for path in (place / "sea").iterdir())
+    message = (
+        "sea: expected a new folder, or one of an evaluation, found 'corpus.jsonl'"
+    )
+    with pytest.raises(InputError, match=message):
+        words = ("--model", place / "model", "--data", place / "sts.jsonl")
+        call(*words, "--output", place / "sea")
+    assert sorted(path.name for path in (place / "sea").iterdir()) == before

@@ -14,7 +14,8 @@ from m3jax.evaluation.report_tables import heading
 
 EXPLANATION = (
     "Bold: the 95 % interval of the difference, by paired bootstrap over the items, "
-    "leaves out 0. Of equally good models it still does so once in 20 times."
+    "leaves out 0. Of equally good models it still does so once in 20 times. There is "
+    "no interval where a metric is no mean over items."
 )
 
 
@@ -110,7 +111,7 @@ def compare(
     if not rows:
         raise InputError(
             "a task and a system that both evaluations have",
-            " ".join(apart) or "no task in them",
+            (" ".join(apart) or "none").removesuffix("."),
             where=f"{a.model} and {b.model}",
         )
     return Comparison(a, b, tuple(rows), tuple(apart))

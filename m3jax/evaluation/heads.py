@@ -42,6 +42,7 @@ def search(
     batch_tokens: int | None = None,
     block: int | None = None,
     progress: bool = False,
+    warn: bool = False,
 ) -> dict[str, Results]:
     """Search a corpus with each head of a model, every text encoded once.
 
@@ -71,6 +72,7 @@ def search(
         block: passages whose embeddings exist at once; None takes at most 16,384, and
             2 GiB of token vectors.
         progress: show a bar on a terminal.
+        warn: say by warnings how many texts were cut.
 
     Returns:
         "dense", "sparse" and "multivec", as far as they are among the outputs, and
@@ -94,6 +96,7 @@ def search(
         outputs=names,
         batch_tokens=batch_tokens,
         mesh=mesh,
+        warn=warn,
     )
     queries = [name for name in data.queries if name in data.qrels]
     passages = list(data.corpus)

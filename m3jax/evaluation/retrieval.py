@@ -1,5 +1,6 @@
 """How well queries find their passages: nDCG, MRR, recall, MAP, by trec_eval."""
 
+import difflib
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ METRICS = ("ndcg@10", "mrr@10", "recall@100")
 Results = dict[str, dict[str, float]]
 # Ours -> trec_eval's; recip_rank has no cutoff of its own.
 _MEASURES = {"ndcg": "ndcg_cut", "recall": "recall", "map": "map_cut", "precision": "P"}
-_NAME = re.compile(r"(ndcg|recall|map|precision|mrr)@([1-9]\d{0,5})|map")
+_WORDS = "ndcg", "recall", "map", "precision", "mrr"
+_NAME = re.compile(rf"({'|'.join(_WORDS)})@([1-9]\d{{0,5}})|map")
 
 
 def measure(
@@ -106,13 +108,21 @@ def check_metrics(metrics: Sequence[str]) -> None:
         >>> check_metrics(["ndgc@10"])
         Traceback (most recent call last):
         m3jax.core.errors.InputError: metrics: expected ndcg@k, mrr@k, recall@k, \
-map@k, precision@k or map, found 'ndgc@10'
+map@k, precision@k or map, found 'ndgc@10'. Did you mean ndcg@10?
     """
     unknown = [name for name in metrics if not _NAME.fullmatch(name)]
     if unknown or not metrics:
         expected = "ndcg@k, mrr@k, recall@k, map@k, precision@k or map"
         found = repr(unknown[0]) if unknown else "none"
-        raise InputError(expected, found, where="metrics")
+        do = _meant(unknown[0]) if unknown else ""
+        raise InputError(expected, found, where="metrics", do=do)
+
+
+def _meant(name: str) -> str:
+    """The nearest name that there is, with the same cutoff."""
+    word, at, cutoff = name.lower().partition("@")
+    near = difflib.get_close_matches(word, _WORDS, n=1)
+    return f"Did you mean {near[0]}{at}{cutoff}?" if near else ""
 
 
 def ranked(row: Mapping[str, float]) -> list[tuple[str, np.float32]]:

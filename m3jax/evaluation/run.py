@@ -27,6 +27,7 @@ from m3jax.evaluation.results import NAME, read_results, write_results
 from m3jax.evaluation.retrieval import Results, deepest
 from m3jax.evaluation.test_sets import BENCHMARK, SPLIT, TestSet
 from m3jax.inference.embedder import Embedder
+from m3jax.inference.encode import collect_cuts
 from m3jax.inference.reranker import Reranker
 
 RUNS = "runs"
@@ -119,9 +120,9 @@ def evaluate(
     for one in sets:
         kept, parts = evaluation, parts_of[one.name]
         done = evaluation.data.get(one.name, {})
+        measured = _measure(embedder, one, settings, split, cross_lingual, done)
         try:
-            for part in _measure(embedder, one, settings, split, cross_lingual, done):
-                part = _reranked(part, reranking, settings)
+            for part in _noting_cuts(measured, reranking, settings):
                 _write_runs(folder, part)
                 if part.outcomes:
                     digest = parts[_key(parts, one.name, part.label)]
@@ -141,6 +142,26 @@ def evaluate(
         write_report(folder, evaluation)  # killed before it was there
 
 
+def _noting_cuts(
+    parts: Iterator[_Part], reranking: Reranking | None, settings: Settings
+) -> Iterator[_Part]:
+    """The parts, reranked; each says how many of its texts were cut."""
+    while True:
+        with collect_cuts() as cuts:
+            part = next(parts, None)
+            if part is None:
+                return
+            part = _reranked(part, reranking, settings)
+        if cuts:
+            note = f"{sum(cuts):,} texts were cut to the tokens that are kept of each."
+            noted = [
+                dataclasses.replace(one, notes=(*one.notes, note))
+                for one in part.outcomes
+            ]
+            part = dataclasses.replace(part, outcomes=tuple(noted))
+        yield part
+
+
 def depth(settings: Settings, reranking: Reranking | None) -> int:
     """Say how many passages of a query are found, so that no number is cut short.
 
@@ -153,6 +174,32 @@ def depth(settings: Settings, reranking: Reranking | None) -> int:
     """
     read = 0 if reranking is None else reranking.candidates
     return max(settings.k, deepest(settings.metrics), read)
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a folder that holds something else than an evaluation.
+
+    Args:
+        folder: to write into; it need not be there.
+
+    Raises:
+        InputError: it is a file, or holds files but no results.
+
+    Example:
+        >>> require_own(Path("evaluations/of-a-new-model"))
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("a folder", "a file", where=str(folder))
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # An evaluation that was killed early left only its runs.
+    other = {one for one in names if one != RUNS and not one.endswith(".tmp")}
+    if other and NAME not in names:
+        raise InputError(
+            "a new folder, or one of an evaluation",
+            f"{min(other)!r} in it",
+            where=str(folder),
+            do="Name another --output.",
+        )
 
 
 def begin(

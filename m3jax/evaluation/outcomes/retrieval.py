@@ -135,6 +135,7 @@ def rankings(
         rescored=rescored,
         batch_tokens=settings.batch_tokens,
         progress=settings.progress,
+        warn=True,
     ) | {BM25: bm25.search(data, k)}
 
 
