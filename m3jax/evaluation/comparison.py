@@ -111,7 +111,7 @@ def compare(
     if not rows:
         raise InputError(
             "a task and a system that both evaluations have",
-            (" ".join(apart) or "none").removesuffix("."),
+            (" ".join(apart) or "no task in them").removesuffix("."),
             where=f"{a.model} and {b.model}",
         )
     return Comparison(a, b, tuple(rows), tuple(apart))
