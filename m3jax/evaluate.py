@@ -129,8 +129,7 @@ def main() -> None:
     if flags.dim is not None and flags.dim > width:
         expected = f"at most {width}, the width of the model"
         raise InputError(expected, f"{flags.dim}", where="--dim")
-    path = Path(flags.model)
-    title = _name(path) if path.exists() else flags.model
+    title = embedder.name
     folder = Path(flags.output or Path("evaluations") / title)
     run.require_own(folder)
     reranking = _reranking(flags)
@@ -160,12 +159,6 @@ def main() -> None:
             folder.rmdir()
     _print_summary(title, found)
     _say(f"{folder / 'report.html'}")
-
-
-def _name(path: Path) -> str:
-    """What a local model is called; the folder `model` is a run's."""
-    path = path.resolve()
-    return path.parent.name if path.name == "model" else path.name
 
 
 def _settings(flags: Evaluate) -> "Settings":

@@ -117,8 +117,10 @@ def test_retrieval_is_the_search_of_every_head(place: Path, done: Path) -> None:
         k=1_000,
     )
     rankings["BM25"] = bm25.search(data, 1_000)
+    words = bm25.token_words(model.tokenizer)
+    rankings["BM25-tokens"] = bm25.search(data, 1_000, words=words)
     assert {*found.values} == {*rankings}
-    assert len(found.values) == 7
+    assert len(found.values) == 8
     for system, results in rankings.items():
         expected = measure(results, data.qrels, ["ndcg@10", "mrr@10", "map@100"])
         for metric, value in expected.items():

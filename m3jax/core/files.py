@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import fcntl
 import glob
 import os
 import shutil
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from m3jax.core.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -111,3 +114,40 @@ def in_bytes(count: int) -> str:
         ('1,000 bytes', '2.3 GB')
     """
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count:,} bytes"
+
+
+@contextmanager
+def locked(folder: Path, expected: str, *, do: str) -> Iterator[None]:
+    """Keep a folder for this process; one that is not there is no one's.
+
+    The lock is the system's, on the folder itself, and ends with the process however
+    that ends. Storage without locks is taken as it is.
+
+    Args:
+        folder: to be written to.
+        expected: what it should be, for the message.
+        do: what to do where it is in use.
+
+    Raises:
+        InputError: another process holds it.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with locked(folder, "a folder of no one", do="Wait."):
+        ...     (folder / "a").touch()
+    """
+    if not folder.exists():
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found = "one that is in use"
+            raise InputError(expected, found, where=str(folder), do=do) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)

@@ -60,6 +60,8 @@ def read_beir(
     if not corpus:
         raise InputError("a passage a line", "an empty file", where=str(files.corpus))
     queries = _texts(files.queries, query_text)
+    if not queries:
+        raise InputError("a query a line", "an empty file", where=str(files.queries))
     judged = _qrels(files.qrels, queries, corpus)
     return answerable(queries, corpus, judged, where=str(files.qrels), say=say)
 
@@ -296,7 +298,7 @@ def _require_header(columns: list[str], where: str) -> None:
         # Skipped unread, a first judgement would be lost without a word.
         raise InputError(
             f"the header {' '.join(QRELS_HEADER)!r}, with tabs",
-            repr(" ".join(columns)),
+            repr(" ".join(columns)) + (", without" if len(columns) == 1 else ""),
             where=where,
         )
 

@@ -16,13 +16,14 @@ def heading(metric: str) -> str:
     """What a metric is called above a column.
 
     Example:
-        >>> heading("ndcg@5"), heading("accuracy")
-        ('nDCG@5', 'accuracy')
+        >>> heading("ndcg@5"), heading("accuracy"), heading("f1_std")
+        ('nDCG@5', 'accuracy', 'F1 ±')
     """
     for prefix, written in _PREFIXES.items():
         if metric.startswith(prefix):
             return metric.replace(prefix, written, 1)
-    return _HEADINGS.get(metric, metric)
+    name, deviation, _ = metric.partition("_std")
+    return _HEADINGS.get(name, name) + (" ±" if deviation else "")
 
 
 def metrics(outcomes: Sequence[Outcome]) -> Html:

@@ -229,6 +229,8 @@ def begin(
     for key in DECIDES:
         was, now = (of.get(key, "none") for of in (before.about, about))
         if was != now:
+            if key == "fingerprint":  # hex digits alone tell nobody which model it was
+                was, now = f"{was} ({before.model})", f"{now} ({model})"
             expected, found = f"results of the {key} {now}", f"those of {was}"
             where = str(folder / NAME)
             raise InputError(expected, found, where=where, do=_ANEW)

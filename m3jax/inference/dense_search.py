@@ -1,5 +1,6 @@
 """Exact search by dense embeddings: the k largest inner products of each query."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -69,7 +70,8 @@ def top_k(
     if recall_target is not None and not 0 < recall_target < 1:
         found = f"{recall_target}"
         raise InputError("a share above 0 and below 1", found, where="recall_target")
-    passage = passage if isinstance(passage, Vectors) else Vectors(np.asarray(passage))
+    # An array of a device stays there.
+    passage = passage if isinstance(passage, Vectors) else Vectors(passage)  # type: ignore[arg-type]
     width = passage.values.shape[1]
     if query.shape[1] != width:
         raise InputError(
@@ -85,6 +87,7 @@ def top_k(
         return scores, at
     on_host = mesh is None and jax.default_backend() == "cpu"
     if on_host and recall_target is None:  # by BLAS, which is faster than XLA there
+        passage = dataclasses.replace(passage, values=np.asarray(passage.values))
         return host_top_k(np.asarray(query, np.float32), passage, k, tile=tile)
     rows = _even(count, _QUERIES) if count > _QUERIES else _power(count)
     firsts = range(0, count, rows)

@@ -1,13 +1,11 @@
 """An index on the disk: what it says of itself, and a folder for each segment."""
 
-import fcntl
 import itertools
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -215,32 +213,11 @@ def _is_whole(folder: Path, segments: Sequence[Segment]) -> bool:
     return _read_meta(folder / META).get(_COUNT) == _count(segments)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let no other process write to an index; one that is not there is no one's.
-
-    The lock is the system's, on the folder itself, and ends with the process however
-    that ends. Storage without locks is taken as it is.
-    """
-    if not folder.exists():
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "an index that no other process writes to",
-                "one that is in use",
-                where=str(folder),
-                do="Wait until the other one has ended, then run the same again.",
-            ) from None
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(descriptor)
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    """Let no other process write to an index."""
+    expected = "an index that no other process writes to"
+    do = "Wait until the other one has ended, then run the same again."
+    return files.locked(folder, expected, do=do)
 
 
 def _require_last(folder: Path, count: int) -> None:

@@ -1,6 +1,7 @@
 """A corpus and its embeddings sent to Qdrant, as often as it takes."""
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from m3jax.core.errors import InputError
 from m3jax.core.progress import Show, bar
 from m3jax.data.corpora import few
-from m3jax.inference.encode import as_texts
+from m3jax.inference.encode import CutWarning, as_texts, collect_cuts
 from m3jax.inference.encoded import Encoded
 from m3jax.inference.qdrant_calls import REQUEST_BYTES, call, groups
 from m3jax.inference.qdrant_collection import (
@@ -109,7 +110,10 @@ def upload(
         require_about(record, about, collection)
     total = len(records) if isinstance(records, Sized) else None
     sent = kept = 0
-    with bar("upload", total, "passages", show=progress) as advance:
+    with (
+        collect_cuts() as cuts,
+        bar("upload", total, "passages", show=progress) as advance,
+    ):
         for names, texts in _batches(records, batch):
             start = sent + kept
             fields = {
@@ -140,6 +144,9 @@ def upload(
             advance(len(names))
     if not sent + kept:
         raise InputError("a passage to upload", "none", where="corpus")
+    if cuts:  # said once, not batch by batch
+        message = f"{sum(cuts):,} texts were longer than what is kept of them"
+        warnings.warn(CutWarning(message, sum(cuts)), stacklevel=2)
     return Uploaded(sent, kept)
 
 

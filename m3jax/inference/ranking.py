@@ -12,8 +12,10 @@ from m3jax.inference import scores
 from m3jax.inference.best import Best
 from m3jax.inference.encoded import Encoded
 from m3jax.inference.scores import HEADS
+from m3jax.nn.zoo import ZOO
 
-WEIGHTS = (1.0, 0.3, 1.0)  # of dense, sparse and multivec: BGE-M3's for MIRACL and MKQA
+# Of dense, sparse and multivec, unless a call says.
+WEIGHTS = ZOO["BAAI/bge-m3"].weights["passages"]
 RANK_CONSTANT = 60  # of reciprocal-rank fusion
 
 

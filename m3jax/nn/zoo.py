@@ -5,7 +5,8 @@ decides when it is loaded.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from m3jax.core.errors import InputError
@@ -28,7 +29,7 @@ class Published:
         final_token: what every text has to end with; empty where the tokenizer's own
             template is right.
         max_length: longest text in tokens, as its authors use it.
-        weights: of the dense, sparse and multi-vector scores in a hybrid one.
+        weights: use -> of the dense, sparse and multi-vector scores in a hybrid one.
     """
 
     config: EmbeddingConfig | RerankerConfig
@@ -38,7 +39,7 @@ class Published:
     padding: str = "right"
     final_token: str = ""
     max_length: int = 512
-    weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    weights: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 _SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
@@ -136,7 +137,13 @@ ZOO: dict[str, Published] = {
             _M3, "cls", sparse=True, multivec=1_024, special_ids=(0, 1, 2, 3)
         ),
         max_length=8_192,
-        weights=(1.0, 0.3, 1.0),
+        # Of MIRACL and MKQA, and of MLDR (arXiv:2402.03216v4).
+        weights={
+            "passages": (1.0, 0.3, 1.0),
+            "passages, dense and sparse": (1.0, 0.3, 0.0),
+            "documents": (0.15, 0.5, 0.35),
+            "documents, dense and sparse": (0.2, 0.8, 0.0),
+        },
     ),
     "BAAI/bge-m3-unsupervised": Published(_M3_DENSE, max_length=8_192),
     "BAAI/bge-m3-retromae": Published(_M3_DENSE, max_length=8_192),

@@ -2,9 +2,7 @@
 
 import copy
 import errno
-import fcntl
 import json
-import os
 import platform
 import secrets
 import shutil
@@ -207,8 +205,7 @@ def _add_start(path: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keep a run folder for this program, as long as it runs.
 
-    The lock is the system's, on the folder itself, and ends with the process however
-    that ends. Storage without locks is taken as it is.
+    Of several processes the first one holds it, by `files.locked`.
 
     Args:
         folder: the run folder; one that is not there is no one's.
@@ -216,26 +213,15 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another program holds it.
     """
-    if not distributed.first() or not folder.exists():
+    if not distributed.first():
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "a run folder that no other program works in",
-                "one that is in use",
-                where=str(folder),
-                do="Wait until it has ended, or name another --run-dir. Of a job of "
-                "several processes, each has to be told so: see --coordinator.",
-            ) from None
-        except OSError:
-            pass
+    do = (
+        "Wait until it has ended, or name another --run-dir. Of a job of several "
+        "processes, each has to be told so: see --coordinator."
+    )
+    with files.locked(folder, "a run folder that no other program works in", do=do):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def require_shared(folder: Path, *, patience: float = 60.0) -> None:

@@ -120,6 +120,12 @@ def test_read_beir_reads_packed_files(
         ),
         (
             "qrels/test.tsv",
+            b"query-id corpus-id score\nq1 p1 1\n",
+            "with tabs, found 'query-id corpus-id score', without",
+        ),
+        ("queries.jsonl", b"", "queries.jsonl: expected a query a line, found an em"),
+        (
+            "qrels/test.tsv",
             HEADER.encode() + b"q1\t0\tp1\t1",
             "test.tsv:2: expected 3 columns with tabs between, found 4",
         ),

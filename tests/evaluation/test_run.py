@@ -186,7 +186,8 @@ def test_another_question(tmp_path: Path, searched: list[str], change: str) -> N
     with pytest.raises(InputError) as caught:
         run.begin(tmp_path / "out", "m", ABOUT | {change: "other"}, fresh=False)
     was = ABOUT.get(change, "none")
-    message = f"expected results of the {change} other, found those of {was}"
+    model = " (m)" if change == "fingerprint" else ""  # digits alone tell little
+    message = f"expected results of the {change} other{model}, found those of {was}"
     assert message in str(caught.value)
 
 

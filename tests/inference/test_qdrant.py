@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from m3jax.core.errors import InputError
 from m3jax.data.prompts import Prompts
 from m3jax.inference import qdrant, qdrant_upload
 from m3jax.inference.embedder import Embedder
+from m3jax.inference.encode import CutWarning
 from m3jax.inference.encoded import Encoded
 from m3jax.inference.index import Index
 from m3jax.inference.multivec_rows import MultivecRows
@@ -571,3 +573,16 @@ def test_about() -> None:
     one = about("", 64)
     assert one == about("", 64) and one["max_length"] == 64
     assert one not in (about("passage: ", 64), about("", 32), about("", 64, 2.0))
+
+
+def test_cuts_are_said_once() -> None:
+    client, corpus = connect(":memory:"), {f"p{i}": "salt" for i in range(6)}
+
+    def encode(texts: list[str]) -> Encoded:
+        warnings.warn(CutWarning("cut", 1), stacklevel=2)
+        return Encoded(np.ones((len(texts), 4), np.float32) / 2)
+
+    with pytest.warns(CutWarning, match="^3 texts were longer than") as said:
+        upload(client, "texts", corpus, encode, about={"model": "ones"}, batch=2)
+    assert len(said) == 1
+    client.close()

@@ -7,6 +7,7 @@ from typing import Literal
 from m3jax.data.records import Retrieval
 from m3jax.evaluation.retrieval import Results
 from m3jax.inference.ranking import Fusion, Mixture
+from m3jax.nn.zoo import ZOO
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,16 @@ class Task:
     answers: Mapping[str, tuple[str, ...]] | None = None
 
 
-def _mixtures(
-    both: tuple[float, float, float], every: tuple[float, float, float]
-) -> Mapping[str, Mixture | Fusion]:
+def _mixtures(use: str) -> Mapping[str, Mixture | Fusion]:
     """As BGE-M3's scripts: of lists of 1,000, and of the best 200 of dense."""
+    weights = ZOO["BAAI/bge-m3"].weights
     return {
-        "dense+sparse": Fusion(both, depth=1_000),
-        "hybrid": Mixture(every, of=("dense",), depth=200),
+        "dense+sparse": Fusion(weights[f"{use}, dense and sparse"], depth=1_000),
+        "hybrid": Mixture(weights[use], of=("dense",), depth=200),
     }
 
 
-# Chen et al. 2024 (BGE-M3, arXiv:2402.03216v4), for MIRACL and MKQA.
-GENERAL = _mixtures((1.0, 0.3, 0.0), (1.0, 0.3, 1.0))
-# And for MLDR.
-LONG = _mixtures((0.2, 0.8, 0.0), (0.15, 0.5, 0.35))
+GENERAL, LONG = _mixtures("passages"), _mixtures("documents")
 
 
 def without_identical(

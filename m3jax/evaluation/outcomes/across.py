@@ -8,7 +8,6 @@ from typing import Any
 from m3jax.core.errors import InputError
 from m3jax.core.mesh import local_mesh
 from m3jax.data.records import Retrieval
-from m3jax.evaluation import bm25
 from m3jax.evaluation.benchmarks.task import without_identical
 from m3jax.evaluation.contents import label
 from m3jax.evaluation.heads import named
@@ -99,7 +98,7 @@ def outcomes(
                 for system, ranking in best.items()
             }
             if one == other:
-                found[retrieval.BM25] = bm25.search(data, k)
+                found |= retrieval.baselines(embedder, data, k)
             found = {
                 system: without_identical(each, settings.k, queries=same)
                 for system, each in found.items()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from m3jax.core.errors import InputError
+from m3jax.data.corpora import few
 from m3jax.data.prompts import Prompts, query_prompt
 from m3jax.data.records import Retrieval
 from m3jax.data.retrieval import read_beir
@@ -18,7 +19,7 @@ from m3jax.inference.embedder import Embedder
 from m3jax.inference.ranking import RRF, Fusion, Mixture
 from m3jax.inference.reranker import Reranker
 
-BM25 = "BM25"
+BM25, BM25_TOKENS = "BM25", "BM25-tokens"
 MIXED = "dense+sparse"
 _CURVE = (1, 3, 5, 10, 20, 50, 100, 200, 500, 1_000)
 _DRAWN = 100  # passages of each query in a histogram
@@ -37,6 +38,10 @@ def read(path: Path, split: str) -> tuple[Retrieval, tuple[str, ...]]:
             f"{len(same):,} queries are passages, of the same id: they are left out of "
             "what they find, as in BEIR."
         )
+    for what, texts in (("queries", data.queries), ("passages", data.corpus)):
+        if blank := [name for name, text in texts.items() if not text.strip()]:
+            share = f"{len(blank):,} of {len(texts):,} {what}"
+            notes.append(f"{share} are blank, and measured as they are: {few(blank)}")
     return data, tuple(notes)
 
 
@@ -104,7 +109,7 @@ def rankings(
     k: int,
     rescored: int,
 ) -> dict[str, Results]:
-    """Search by every head, by mixtures, reciprocal-rank fusion and BM25.
+    """Search by every head, by mixtures, reciprocal-rank fusion and `baselines`.
 
     Args:
         embedder: the model.
@@ -136,7 +141,25 @@ def rankings(
         batch_tokens=settings.batch_tokens,
         progress=settings.progress,
         warn=True,
-    ) | {BM25: bm25.search(data, k)}
+    ) | baselines(embedder, data, k)
+
+
+def baselines(embedder: Embedder, data: Retrieval, k: int) -> dict[str, Results]:
+    """Search by BM25, by its own words and by the tokens of a model.
+
+    Args:
+        embedder: the model.
+        data: queries and corpus.
+        k: passages kept of each query.
+
+    Returns:
+        System -> query id -> passage id -> score.
+    """
+    tokens = bm25.token_words(embedder.tokenizer)
+    return {
+        BM25: bm25.search(data, k),
+        BM25_TOKENS: bm25.search(data, k, words=tokens),
+    }
 
 
 def outcome(

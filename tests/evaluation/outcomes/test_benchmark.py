@@ -128,19 +128,19 @@ def test_all_of_mkqa_is_one_search(
     times: list[Retrieval] = []
     search = bm25.search
 
-    def record(data: Retrieval, k: int) -> Any:
+    def record(data: Retrieval, k: int, **options: Any) -> Any:
         times.append(data)
-        return search(data, k)
+        return search(data, k, **options)
 
     monkeypatch.setattr(bm25, "search", record)
     found = list(outcomes("mkqa", model, Settings(k=1), root=tmp_path))
-    assert len(searched) == len(times) == 1
+    assert len(searched) == 1 and len(times) == 2  # by words, and by tokens
     assert searched[0][1]["k"] == 100  # of answer_recall@100
     assert sorted(searched[0][0].queries.values()) == ["Gold?"] * 3 + ["Salt?"]
     assert [made.label for made, _, _ in found] == [f"mkqa, {one}" for one in languages]
     for made, rankings, data in found:
         # The ids of the questions are the same in all languages.
-        assert [list(one) for one in rankings.values()] == [["7"], ["7"]]
+        assert [list(one) for one in rankings.values()] == [["7"]] * 3
         value = float(made.language == "fi")
         assert made.values["dense"] == {"answer_recall@100": value}
         assert made.counts == {"queries": 1, "passages": 3} and data is None

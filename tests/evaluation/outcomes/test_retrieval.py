@@ -89,3 +89,12 @@ def test_the_same_id_by_chance_is_another_passage(tmp_path: Path) -> None:
     write_jsonl(path / "queries.jsonl", rows)
     data, notes = retrieval.read(path, "test")
     assert notes == () and not retrieval.themselves(data)
+
+
+def test_blank_texts_are_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "set")
+    texts = ["gold", "salt", "iron", "  "]
+    rows = [{"_id": f"a{i}", "text": text} for i, text in enumerate(texts)]
+    write_jsonl(path / "queries.jsonl", rows)
+    _, notes = retrieval.read(path, "test")
+    assert notes[-1] == "1 of 4 queries are blank, and measured as they are: 'a3'"
