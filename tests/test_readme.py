@@ -125,7 +125,7 @@ def test_the_loss_example_runs_on_all_devices() -> None:
         np.testing.assert_allclose(x, y, atol=1e-5 * float(np.abs(y).max()))
 
 
-@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.filterwarnings("ignore:.*texts were longer")
 @pytest.mark.parametrize("what", ["m3jax.Index.build", "qdrant.upload"])
 def test_the_search_examples_run(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

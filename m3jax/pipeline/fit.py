@@ -263,12 +263,13 @@ def fit(
         count = sum(x.size for x in jax.tree.leaves(built.like.params))
         print(
             f"parameters: {count:,}, devices: {mesh.size}, updates: {steps:,}, "
-            f"shapes of batches to compile: {len(plan.shapes)}"
+            f"shapes of batches to compile: {len(plan.shapes)}",
+            flush=True,  # before what is said on stderr later, in a log too
         )
     state = checkpoints.restore_last(built.like)
     if state is None:
         if begun and distributed.first():
-            print("nothing was saved yet: begins again")
+            print("nothing was saved yet: begins again", flush=True)
         params = None if given is None else given(mesh)
         state = new_state(
             built.start,
@@ -281,7 +282,7 @@ def fit(
         del params
     first = int(state.step)
     if first and distributed.first():
-        print(f"goes on from step {first} of {steps}")
+        print(f"goes on from step {first} of {steps}", flush=True)
     batcher = Batcher(
         sets,
         plan.lasting(steps),

@@ -120,10 +120,11 @@ def run_stages(
         for one in found:
             if one not in left:
                 what = folder if len(found) == 1 else f"{folder}: stage {one.name}"
-                print(f"{what} is finished; --fresh starts it anew.")
+                told = f"{what} is finished; --fresh starts it anew."
+                print(told, flush=True)
                 continue
             if len(found) > 1:
-                print(f"stage {one.name}")
+                print(f"stage {one.name}", flush=True)
             later = [
                 (other, data[other.name], meshes[other.name])
                 for other in (left[1:] if one is left[0] else [])
