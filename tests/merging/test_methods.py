@@ -205,17 +205,11 @@ def test_cocktail_weights() -> None:
 
 
 def test_sums_of_many_numbers_keep_their_digits() -> None:
-    # In float32, the sum of 4 million squares that begin with a large one stands still.
-    a = np.full(1 << 22, 1e-3, np.float32)
-    a[0] = 3e4
-    b = np.full(1 << 22, 1e-3, np.float32)
-    b[1] = 3e4
+    # In float32, the sum of 2 million squares that begin with a large one stands still.
+    a, b = (np.full(1 << 21, 1.0, np.float32) for _ in range(2))
+    a[0], b[1] = 3e4, 3e4
     found = np.asarray(merging.slerp({"x": a}, {"x": b}, 0.5)["x"])
     close(found, reference.slerp([a, b], 0.5))
-    long, short = np.full(1 << 24, 1.0, np.float32), np.ones(1 << 24, np.float32)
-    short[: 1 << 23] = -0.5
-    found = np.asarray(merging.slerp({"x": long}, {"x": short}, 0.3)["x"])
-    close(found, reference.slerp([long, short], 0.3))
 
 
 def test_numpy_jax_and_jit_agree() -> None:
