@@ -1,8 +1,8 @@
 """Merging of models on parameter trees: pure functions that need jax and numpy only."""
 
-from m3jax.merging.linear import cocktail_weights, linear, task_arithmetic
 from m3jax.merging.spherical import multi_slerp, slerp
-from m3jax.merging.ties import ties
+from m3jax.merging.trimmed import ties
+from m3jax.merging.weighted import cocktail_weights, linear, task_arithmetic
 
 __all__ = [
     "cocktail_weights",

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from m3jax.core.types import Params
 from m3jax.merging import settings, trees
-from m3jax.merging.linear import weighted
 from m3jax.merging.method import Axes, Method, Per, Round, State, Tensors, times
+from m3jax.merging.weighted import weighted
 
 # Whose cosine is beyond it, or below its negative, are interpolated linearly.
 PARALLEL = 0.9995
