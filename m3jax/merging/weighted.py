@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
@@ -84,7 +85,7 @@ def task_arithmetic(
 
 
 def cocktail_weights(
-    losses: Sequence[float] | jax.Array, *, temperature: float = 5.0
+    losses: Sequence[float] | np.ndarray | jax.Array, *, temperature: float = 5.0
 ) -> jax.Array:
     """Weights of models by how well each does on a few examples.
 

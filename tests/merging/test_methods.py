@@ -96,7 +96,7 @@ def weights(count: int) -> list[float]:
     return (drawn / drawn.sum()).tolist()
 
 
-FAMILIES: dict[str, list[np.ndarray]] = {
+FAMILIES: dict[str, list[Any]] = {
     **{f"{n} alike": some(n) for n in range(2, 6)},
     **{f"{n} random": [random(i, (33, 17)) for i in range(n)] for n in range(2, 6)},
     **{f"{n} equal": [random(1, (33, 17))] * n for n in range(2, 6)},

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +127,7 @@ def open_parent(
         kind,
         dataclasses.replace(model, params=shapes),
         found,
-        _largest(given[0].where),
+        _largest(given[0]),
     )
 
 
@@ -219,13 +221,15 @@ def _typed(part: Part, places: dict[str, list[str]]) -> Params:
     return jax.tree.unflatten(jax.tree.structure(part.like), leaves)
 
 
-def _largest(where: str) -> int | None:
-    """Bytes of the largest file of an index; None where there is no index."""
-    path = Path(where)
-    if not path.name.endswith(".index.json"):
+def _largest(part: Part) -> int | None:
+    """Bytes in the largest file of an index; None where there is no index."""
+    if not part.where.endswith(".index.json"):
         return None
-    places = set(read_json(path)["weight_map"].values())
-    return max((path.parent / place).stat().st_size for place in places)
+    sizes: Counter[str] = Counter()
+    for name, file in read_json(Path(part.where))["weight_map"].items():
+        tensor = part.stored[name]
+        sizes[file] += math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+    return max(sizes.values())
 
 
 def _labels(parents: Sequence[Parent]) -> list[str]:

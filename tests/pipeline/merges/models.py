@@ -30,7 +30,7 @@ def other(model: Any, seed: int, scale: float = 0.1) -> Any:
 
 def write(model: Any, to: Path, **options: Any) -> str:
     """Write a model; returns its folder."""
-    save = folder.save if isinstance(model, folder.Model) else reranker.save
+    save: Any = folder.save if isinstance(model, folder.Model) else reranker.save
     save(model, to, **options)
     return str(to)
 
