@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class MergeConfig:
+class Merge:
     """Which models become one, and how."""
 
     models: tuple[str, ...] = ()

@@ -71,6 +71,7 @@ class Parent:
         kind: embedding model or reranker.
         model: everything but its parameters; these are shapes, in the types of the
             files.
+        parts: its files, for those who read it whole.
         tensors: our published name -> where it is.
         max_file: bytes of the largest of several files; None where there is one.
         fingerprint: of the weights; "" where nobody asked.
@@ -80,6 +81,7 @@ class Parent:
     folder: Path
     kind: Kind
     model: Any
+    parts: tuple[Part, ...]
     tensors: dict[str, Tensor]
     max_file: int | None
     fingerprint: str = ""
@@ -126,6 +128,7 @@ def open_parent(
         model_files.find(fetch(path)),
         kind,
         dataclasses.replace(model, params=shapes),
+        tuple(given),
         found,
         _largest(given[0]),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from m3jax.core.errors import InputError
 from m3jax.merging import settings, spherical, trimmed, weighted
 from m3jax.merging.method import Method
-from m3jax.pipeline.merges.config import MergeConfig
+from m3jax.pipeline.merges.config import Merge
 
 WITH_BASE = ("task_arithmetic", "ties")
 # What a method looks at, beside the models.
@@ -38,7 +38,7 @@ class Recipe:
     told: dict[str, str]
 
 
-def make_recipe(config: MergeConfig, count: int) -> Recipe:
+def make_recipe(config: Merge, count: int) -> Recipe:
     """Find the method of a config, and check what it is given.
 
     Args:
@@ -52,7 +52,7 @@ def make_recipe(config: MergeConfig, count: int) -> Recipe:
         InputError: an option is wrong, is missing, or is not one of the method's.
 
     Example:
-        >>> make_recipe(MergeConfig(method="linear"), 2).weights
+        >>> make_recipe(Merge(method="linear"), 2).weights
         (0.5, 0.5)
     """
     _check(config, count)
@@ -86,7 +86,7 @@ def make_recipe(config: MergeConfig, count: int) -> Recipe:
     return Recipe(trimmed.TIES, setting, weights, told)
 
 
-def _check(config: MergeConfig, count: int) -> None:
+def _check(config: Merge, count: int) -> None:
     needs = "two models" if config.method == "slerp" else "one model or more"
     if config.method in ("linear", "multi_slerp"):
         needs = "two models or more"
@@ -102,7 +102,7 @@ def _check(config: MergeConfig, count: int) -> None:
             f"{config.base or 'none'} for {config.method}",
             where="base",
         )
-    default = MergeConfig()
+    default = Merge()
     for name in vars(default):
         unused = name not in (*_ALWAYS, *_READS[config.method])
         if unused and getattr(config, name) != getattr(default, name):
@@ -140,6 +140,6 @@ def _told(rows: Sequence[str], what: str) -> dict[str, str]:
     return {f"{what} at `{regex}`": number for regex, _, number in pairs}
 
 
-def _told_per(config: MergeConfig) -> dict[str, str]:
+def _told_per(config: Merge) -> dict[str, str]:
     what = "threshold" if config.method == "ties" else "angle"
     return {} if config.per == "tensor" else {f"one {what} for": f"each {config.per}"}

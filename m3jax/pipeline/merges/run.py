@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -19,7 +20,7 @@ from m3jax.merging.settings import check_regexes
 from m3jax.nn.heads import Pooling
 from m3jax.pipeline.merges import steps
 from m3jax.pipeline.merges.card import merged_card
-from m3jax.pipeline.merges.config import MergeConfig
+from m3jax.pipeline.merges.config import Merge
 from m3jax.pipeline.merges.parents import (
     Parent,
     differences,
@@ -53,7 +54,7 @@ class Opened:
         base: where the method has one.
     """
 
-    config: MergeConfig
+    config: Merge
     recipe: Recipe
     models: tuple[Parent, ...]
     base: Parent | None
@@ -66,7 +67,7 @@ class Opened:
 
 @contextlib.contextmanager
 def opened(
-    config: MergeConfig,
+    config: Merge,
     output: Path,
     *,
     pooling: Pooling | None = None,
@@ -114,6 +115,24 @@ def opened(
         for told in differences(everyone):
             say(f"note: {told}")
         yield Opened(config, recipe, tuple(found), base)
+
+
+def changed(given: Opened, **options: Any) -> Opened:
+    """The same models, merged with other values of some options.
+
+    Args:
+        given: the models.
+        options: fields of `Merge`.
+
+    Returns:
+        The models.
+
+    Raises:
+        InputError: an option is wrong.
+    """
+    config = dataclasses.replace(given.config, **options)
+    recipe = make_recipe(config, len(given.models))
+    return dataclasses.replace(given, config=config, recipe=recipe)
 
 
 def write(
@@ -168,7 +187,7 @@ def write(
         save(first.model, output, card=card, give=giver(job), max_file=first.max_file)
 
 
-def _expanded(config: MergeConfig) -> MergeConfig:
+def _expanded(config: Merge) -> Merge:
     """With the names of the last checkpoints of a run, where these are asked for."""
     if not config.models:
         raise InputError("two models or more", "none", where="models")
@@ -193,9 +212,7 @@ def _check_output(output: Path, names: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _exported(
-    config: MergeConfig, output: Path, say: Say
-) -> Iterator[list[Path | None]]:
+def _exported(config: Merge, output: Path, say: Say) -> Iterator[list[Path | None]]:
     """Folders of those models that are checkpoints; None for the others."""
     asked = [name for name in config.models if steps.is_step(name)]
     if not asked:

@@ -11,7 +11,7 @@ import pytest
 from m3jax import merging
 from m3jax.core import tree
 from m3jax.hub import folder, reranker
-from m3jax.pipeline.merges.config import MergeConfig
+from m3jax.pipeline.merges.config import Merge
 from m3jax.pipeline.merges.run import opened, write
 from tests.pipeline.merges import models
 
@@ -66,7 +66,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[st
     return made, places
 
 
-def merge(config: MergeConfig, to: Path, **options: Any) -> Any:
+def merge(config: Merge, to: Path, **options: Any) -> Any:
     with opened(config, to) as found:
         write(found, to, **options)
         kind = found.models[0].kind
@@ -81,7 +81,7 @@ def test_every_method(name: str, block: int, family: Any, tmp_path: Path) -> Non
     method = name.partition(",")[0].partition(" ")[0]
     count = {"slerp": 2, "linear": 3, "multi_slerp": 3}.get(method, 2)
     base = places[2] if method in ("task_arithmetic", "ties") else None
-    config = MergeConfig(tuple(places[:count]), method=method, base=base, **options)  # type: ignore[arg-type]
+    config = Merge(tuple(places[:count]), method=method, base=base, **options)  # type: ignore[arg-type]
     found = merge(config, tmp_path / "out", block=block)
     assert found.config == made[0].config
     want = tree.named(expected([one.params for one in made]))
@@ -99,7 +99,7 @@ def test_every_method(name: str, block: int, family: Any, tmp_path: Path) -> Non
 def test_every_family(name: str, tmp_path: Path) -> None:
     made = [models.other(models.golden(name), seed) for seed in range(2)]
     places = [models.write(x, tmp_path / f"{n}") for n, x in enumerate(made)]
-    found = merge(MergeConfig(tuple(places), t=0.4), tmp_path / "out")
+    found = merge(Merge(tuple(places), t=0.4), tmp_path / "out")
     want = tree.named(merging.slerp(made[0].params, made[1].params, 0.4))
     tensors = tree.named(found.params)
     assert tensors.keys() == want.keys()
@@ -114,12 +114,12 @@ def test_the_type_of_the_first_is_written(dtype: str, tmp_path: Path) -> None:
     narrow = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), made[0].params)
     made[0] = dataclasses.replace(made[0], params=narrow)
     places = [models.write(x, tmp_path / f"{n}") for n, x in enumerate(made)]
-    merge(MergeConfig(tuple(places)), tmp_path / "out")
-    with opened(MergeConfig((str(tmp_path / "out"),) * 2), tmp_path / "again") as found:
+    merge(Merge(tuple(places)), tmp_path / "out")
+    with opened(Merge((str(tmp_path / "out"),) * 2), tmp_path / "again") as found:
         types = {str(x.dtype) for x in found.models[0].tensors.values()}
     assert types == {dtype}
     for t, parent in ((0.0, 0), (1.0, 1)):
-        merge(MergeConfig(tuple(places), t=t), tmp_path / f"end {parent}")
+        merge(Merge(tuple(places), t=t), tmp_path / f"end {parent}")
         there = folder.load(tmp_path / f"end {parent}").params
         for leaf, expected in zip(
             jax.tree.leaves(there), jax.tree.leaves(made[parent].params), strict=True
@@ -132,7 +132,7 @@ def test_ends_are_the_parents_byte_for_byte(family: Any, tmp_path: Path) -> None
     _, places = family
     for t, parent in ((0.0, places[0]), (1.0, places[1])):
         out = tmp_path / f"{t}"
-        merge(MergeConfig((places[0], places[1]), t=t), out)
+        merge(Merge((places[0], places[1]), t=t), out)
         one, two = (tree.named(folder.load(x).params) for x in (out, parent))
         for name, tensor in one.items():
             assert np.asarray(tensor).tobytes() == np.asarray(two[name]).tobytes()
@@ -140,8 +140,8 @@ def test_ends_are_the_parents_byte_for_byte(family: Any, tmp_path: Path) -> None
 
 def test_several_files_where_the_first_has_several(family: Any, tmp_path: Path) -> None:
     _, places = family
-    merge(MergeConfig((places[1], places[0])), tmp_path / "out")
-    merge(MergeConfig((places[0], places[1])), tmp_path / "one")
+    merge(Merge((places[1], places[0])), tmp_path / "out")
+    merge(Merge((places[0], places[1])), tmp_path / "one")
     written = sorted(x.name for x in (tmp_path / "out").glob("model*"))
     assert "model.safetensors.index.json" in written and len(written) > 3
     theirs = sorted(x.name for x in Path(places[1]).glob("model*"))
@@ -151,7 +151,7 @@ def test_several_files_where_the_first_has_several(family: Any, tmp_path: Path) 
 
 def test_the_same_files_give_the_same_bytes(family: Any, tmp_path: Path) -> None:
     _, places = family
-    config = MergeConfig((places[0], places[1]), t=0.3)
+    config = Merge((places[0], places[1]), t=0.3)
     written = []
     for n in range(2):
         merge(config, tmp_path / f"{n}", block=100)
