@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from m3jax.core.errors import InputError
-from m3jax.hub import folder, opened, reranker
+from m3jax.hub import folder as folders
+from m3jax.hub import opened, reranker
 from m3jax.hub.kind import kind
 from m3jax.hub.layout import read_json
 from m3jax.training.checkpoint import read_params
@@ -42,17 +43,33 @@ def last_steps(run: str, count: int) -> list[str]:
         for name in read_json(config)
         if (Path(run) / name / "checkpoints").is_dir()
     ]
-    folder_ = Path(run) / stages[-1] / "checkpoints" if stages else Path(run)
-    steps = sorted(int(x.name) for x in folder_.iterdir() if x.name.isdigit())
+    where = Path(run) / stages[-1] / "checkpoints" if stages else Path(run)
+    return last_of(where, count)
+
+
+def last_of(folder: Path, count: int) -> list[str]:
+    """The last checkpoints in a folder of such.
+
+    Args:
+        folder: of a stage's checkpoints.
+        count: how many.
+
+    Returns:
+        Their folders, the earliest first.
+
+    Raises:
+        InputError: it has fewer.
+    """
+    steps = sorted(int(x.name) for x in folder.iterdir() if x.name.isdigit())
     if len(steps) < count or count < 1:
         told = ", ".join(map(str, steps)) or "none"
         raise InputError(
             f"{max(count, 1)} checkpoints",
             f"{len(steps)}: {told}",
-            where=str(folder_),
+            where=str(folder),
             do="A run keeps --checkpoints.keep-last of them.",
         )
-    return [str(folder_ / str(step)) for step in steps[-count:]]
+    return [str(folder / str(step)) for step in steps[-count:]]
 
 
 def model_of(step: str) -> Path:
@@ -100,4 +117,4 @@ def export_step(step: str, to: Path) -> None:
     # What was trained beside the model is no part of it.
     names = {name for part in given() for name in part.like}
     params = {name: x for name, x in found.items() if name in names}
-    folder.save(dataclasses.replace(embeds, params=params), to)
+    folders.save(dataclasses.replace(embeds, params=params), to)
