@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import jax
 import numpy as np
 
 from m3jax.core import config as configs
-from m3jax.core import tree
+from m3jax.core import progress, tree
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.data.tokenize import Tokenizer
 from m3jax.hub import kind as kinds
 from m3jax.hub import model_files, opened, reranker, tensors, weights
-from m3jax.hub.digest import digest
+from m3jax.hub.digest import digest, size
 from m3jax.hub.fetch import fetch
 from m3jax.hub.kind import Kind
 from m3jax.hub.layout import read_json
@@ -134,9 +135,25 @@ def open_parent(
     )
 
 
-def with_fingerprint(parent: Parent) -> Parent:
-    """Read all of its weights, and know them again."""
-    return dataclasses.replace(parent, fingerprint=digest(parent.folder))
+def with_fingerprints(parents: Sequence[Parent]) -> list[Parent]:
+    """Read all weights, several models at once, and know them again.
+
+    Args:
+        parents: the models.
+
+    Returns:
+        The same, with fingerprints.
+    """
+    total = sum(size(one.folder) for one in parents)
+    with (
+        progress.bar("read the weights", total, "bytes") as advance,
+        ThreadPoolExecutor(len(parents)) as pool,
+    ):
+        found = pool.map(lambda one: digest(one.folder, show=advance), parents)
+        return [
+            dataclasses.replace(one, fingerprint=fingerprint)
+            for one, fingerprint in zip(parents, found, strict=True)
+        ]
 
 
 def require_same(parents: Sequence[Parent], keep: Sequence[str]) -> None:

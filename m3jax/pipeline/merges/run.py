@@ -27,7 +27,7 @@ from m3jax.pipeline.merges.parents import (
     open_parent,
     require_same,
     twice,
-    with_fingerprint,
+    with_fingerprints,
 )
 from m3jax.pipeline.merges.recipe import Recipe, make_recipe
 from m3jax.pipeline.merges.stream import Job, giver, workers
@@ -155,9 +155,11 @@ def write(
     first = given.models[0]
     sizes = jax.tree.leaves(first.model.params)
     _require_room(output, sum(x.size * x.dtype.itemsize for x in sizes))
-    models = tuple(with_fingerprint(one) for one in given.models)
-    base = None if given.base is None else with_fingerprint(given.base)
-    for told in twice([*([] if base is None else [base]), *models]):
+    known = with_fingerprints(given.parents)
+    models, base = known[given.base is not None :], None
+    if given.base is not None:
+        base = known[0]
+    for told in twice(known):
         say(f"warning: {told}")
     card = merged_card(
         given.config.method,
