@@ -129,7 +129,6 @@ def run_sweep(
     test: Score,
     *,
     mesh: Mesh | None = None,
-    say: Callable[[Point], None] = lambda point: None,
 ) -> list[Point]:
     """Measure the models, and what they are merged to at every value.
 
@@ -141,7 +140,6 @@ def run_sweep(
         dev: measures on the sets that select.
         test: measures on the sets that do not.
         mesh: devices that hold the models; None = the default one.
-        say: is told of each point.
 
     Returns:
         The points, the models alone first.
@@ -162,12 +160,17 @@ def run_sweep(
 
         def measure(label: str, value: float | None, params: Params) -> None:
             found.append(Point(label, value, dev(params), test(params)))
-            say(found[-1])
             advance(1)
 
         for one, params in zip(given.models, models, strict=True):
-            measure(one.name, None, params)
+            measure(_short(one.name), None, params)
+        ends = {0.0: found[0], 1.0: found[-1]} if _ends_alone(config, sweep) else {}
         for value, recipe in recipes.items():
+            label = f"{sweep.name} = {value:g}"
+            if value in ends:
+                found.append(dataclasses.replace(ends[value], label=label, value=value))
+                advance(1)
+                continue
             merged = trees.merge(
                 recipe.method,
                 models,
@@ -176,8 +179,22 @@ def run_sweep(
                 keep=config.keep,
                 base=base,
             )
-            measure(f"{sweep.name} = {value:g}", value, merged)
+            measure(label, value, merged)
     return found
+
+
+def _ends_alone(config: Merge, sweep: Sweep) -> bool:
+    """Whether t = 0 and t = 1 are the models themselves, bit for bit."""
+    return sweep.name == "t" and not (config.keep or config.t_at or config.weights_at)
+
+
+def _short(name: str) -> str:
+    """What a local model is called in a table; the folder `model` is a run's."""
+    path = Path(name)
+    if not path.exists():
+        return name
+    path = path.resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def best_of(points: Sequence[Point]) -> Point:
@@ -226,7 +243,9 @@ def sweep_table(points: Sequence[Point]) -> Table:
     header, rows = _cells(points)
     made = Table()
     for number, name in enumerate(header):
-        made.add_column(name, justify="left" if number == 0 else "right")
+        made.add_column(
+            name, justify="left" if number == 0 else "right", overflow="fold"
+        )
     for row in rows:
         made.add_row(*row)
     return made

@@ -32,7 +32,7 @@ def write_plot(path: Path, name: str, points: "Sequence[Point]", best: "Point") 
     matplotlib.use("agg")  # no window, no display needed
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     by_value = {x.value: x for x in points if x.value is not None}
     values = sorted(by_value)
     merged = [by_value[value] for value in values]
@@ -65,5 +65,5 @@ def write_plot(path: Path, name: str, points: "Sequence[Point]", best: "Point") 
         ylabel="nDCG@10, or Spearman",
         title=f"Selected on dev: {best.label}",
     )
-    axis.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     save(figure, path)
