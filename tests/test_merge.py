@@ -148,7 +148,10 @@ BAD: dict[str, tuple[str, str]] = {
     "one model": ("a", "--models: expected two models for slerp, found 1"),
     "no model": ("", "--models: expected two models or more, found none"),
     "three": ("a b c", "expected two models for slerp, found 3. multi_slerp takes"),
-    "shapes": ("a bert", "the vocabulary of PLACES/bert, found .* differences: "),
+    "shapes": (
+        "a bert",
+        "PLACES/bert: expected the vocabulary of .*/a, found .* differences: ",
+    ),
     "kinds": ("bert reranker", "an embedding model, as .*/bert is, found a reranker"),
     "names": (
         "a dense",
@@ -163,8 +166,8 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "words": (
         "a words",
-        r"PLACES/a: expected the vocabulary of PLACES/words, found 2 differences: "
-        r"'.*' with id 10 and not missing; 'other' missing and not with id 10",
+        r"PLACES/words: expected the vocabulary of PLACES/a, found 2 differences: "
+        r"'.*' missing and not with id 10; 'other' with id 10 and not missing",
     ),
     "rules": ("a rules", "the tokenizer of PLACES/a, found 1 difference: another pre_"),
     "nan": (

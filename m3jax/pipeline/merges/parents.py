@@ -275,12 +275,12 @@ def _require_tokenizer(first: Parent, other: Parent, label: str) -> None:
     mine, theirs = first.model.tokenizer, other.model.tokenizer
     one, two = (x.backend.get_vocab(with_added_tokens=True) for x in (mine, theirs))
     rows = [
-        f"{token!r} {_id(one.get(token))} and not {_id(two.get(token))}"
+        f"{token!r} {_id(two.get(token))} and not {_id(one.get(token))}"
         for token in sorted({*one, *two}, key=lambda x: (one.get(x, 1 << 40), x))
         if one.get(token) != two.get(token)
     ]
     if rows:
-        raise InputError(f"the vocabulary of {label}", _some(rows), where=first.name)
+        raise InputError(f"the vocabulary of {first.name}", _some(rows), where=label)
     rows = [
         f"another {part}"
         for part, value in _parts(mine).items()
