@@ -11,6 +11,7 @@ import pytest
 from m3jax import merge, merging
 from m3jax.core.errors import InputError
 from m3jax.hub import folder
+from m3jax.inference.embedder import Embedder
 from m3jax.pipeline.merges import examples, measure, sweep
 from m3jax.pipeline.merges.config import Merge
 from m3jax.pipeline.merges.run import opened
@@ -152,6 +153,23 @@ def test_weights_by_examples(given: dict[str, str], tmp_path: Path, call: Any) -
         np.exp(-np.array(losses) * 2) / np.exp(-np.array(losses) * 2).sum()
     )
     assert abs(weights[0] - 0.5) > 0.01
+    embedder = Embedder.load(given["a"])
+    query, passage = (
+        encode(texts, max_length=16).dense
+        for encode, texts in (
+            (embedder.encode_query, [row["query"] for row in rows]),
+            # The positives first; the row without a negative adds nothing.
+            (
+                embedder.encode_passage,
+                [row["pos"][0] for row in rows]
+                + [x for row in rows for x in row.get("neg", [])],
+            ),
+        )
+    )
+    assert query is not None and passage is not None and len(passage) == 15
+    logits = query @ passage.T / 0.05
+    summed = np.log(np.exp(logits).sum(1))
+    assert losses[0] == pytest.approx(np.mean(summed - np.diag(logits)), rel=1e-4)
     assert f"loss {losses[0]:.4f}, weight {weights[0]:.4f}" in said.err
     assert f"| {weights[0]:.4g} |" in (out / "README.md").read_text()
 
