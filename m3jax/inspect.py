@@ -44,11 +44,15 @@ class Program:
 
 def main() -> None:
     """Run the program."""
-    program, stages, name = flags.parse(
+    program, made, name = flags.parse(
         Program, sys.argv[1:], prog=PROG, description=DESCRIPTION
     )
     folder = Path(program.output or Path("runs") / "inspect" / name)
     _check(program, folder)
+
+    from m3jax.pipeline.stages import split  # takes longer than --help may
+
+    stages, _ = split(made)
     if program.stage is not None and program.stage not in stages:
         known = ", ".join(stages)
         raise InputError(f"one of {known}", program.stage, where="--stage")

@@ -59,10 +59,12 @@ def main() -> None:
     )
 
     if program.topology is not None:
+        from m3jax.pipeline.stages import split
         from m3jax.pipeline.topology import tell
 
+        trains, _ = split(stages)
         fits = tell(
-            stages, program.topology, as_json=program.json, config=program.config
+            trains, program.topology, as_json=program.json, config=program.config
         )
         sys.exit(0 if fits else 1)
 

@@ -66,7 +66,7 @@ def test_flags_are_real() -> None:
     found["train"] |= set(re.findall(r"^\| `(--[\w.-]+)", README, re.MULTILINE))
     found["train"] |= set(re.findall(r"`(--(?:lora|optimizer)[\w.-]+)`", README))
     programs = {"train", "search", "encode", "rerank", "convert", "prepare", "inspect"}
-    assert set(found) == programs | {"evaluate"}
+    assert set(found) == programs | {"evaluate", "merge"}
     assert len(found["train"]) >= 10
     for program, flags in found.items():
         words = ["--config", str(ROOT / "configs/pairs.py")]

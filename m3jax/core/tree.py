@@ -5,7 +5,7 @@ that many published tensors. `paths` names leaves, `named` names published tenso
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,14 +42,41 @@ def named(tree: Params) -> dict[str, Any]:
     """
     tensors = {}
     for path, leaf in paths(tree).items():
-        parts = path.split(".")
-        if STACK not in parts:
-            tensors[path] = leaf
-            continue
-        at = parts.index(STACK) + 1
-        for layer in range(leaf.shape[0]):
-            tensors[".".join([*parts[:at], str(layer), *parts[at:]])] = leaf[layer]
+        names = published(path, leaf.shape)
+        pieces = leaf if is_stacked(path) else [leaf]
+        tensors |= zip(names, pieces, strict=True)
     return tensors
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the leaf of this path stands for a tensor of every layer.
+
+    Example:
+        >>> is_stacked("encoder.layers.mlp.up.bias"), is_stacked("encoder.norm.scale")
+        (True, False)
+    """
+    return STACK in path.split(".")
+
+
+def published(path: str, shape: Sequence[int]) -> list[str]:
+    """Names of the published tensors that a leaf stands for, in their order.
+
+    Args:
+        path: of the leaf.
+        shape: of the leaf; under `layers` the first dimension is the layer.
+
+    Returns:
+        One name, or one a layer.
+
+    Example:
+        >>> published("layers.bias", (2, 4)), published("norm.bias", (4,))
+        (['layers.0.bias', 'layers.1.bias'], ['norm.bias'])
+    """
+    parts = path.split(".")
+    if STACK not in parts:
+        return [path]
+    at = parts.index(STACK) + 1
+    return [".".join([*parts[:at], str(n), *parts[at:]]) for n in range(shape[0])]
 
 
 def from_named(tensors: Mapping[str, Any], like: Params) -> Params:
@@ -73,16 +100,9 @@ def from_named(tensors: Mapping[str, Any], like: Params) -> Params:
     left = dict(tensors)
     leaves = []
     for path, leaf in paths(like).items():
-        parts = path.split(".")
-        if STACK in parts:
-            at = parts.index(STACK) + 1
-            names = [
-                ".".join([*parts[:at], str(layer), *parts[at:]])
-                for layer in range(leaf.shape[0])
-            ]
-            shape = leaf.shape[1:]
-        else:
-            names, shape = [path], leaf.shape
+        names, shape = published(path, leaf.shape), leaf.shape
+        if is_stacked(path):
+            shape = shape[1:]
         found = []
         for name in names:
             if name not in left:
@@ -95,7 +115,7 @@ def from_named(tensors: Mapping[str, Any], like: Params) -> Params:
                     where=f"parameter {name}",
                 )
             found.append(tensor)
-        leaves.append(np.stack(found) if STACK in parts else found[0])
+        leaves.append(np.stack(found) if is_stacked(path) else found[0])
     if left:
         raise InputError(
             "a parameter for every tensor", f"none for {', '.join(sorted(left))}"

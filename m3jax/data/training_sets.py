@@ -141,7 +141,7 @@ def open_data(config: DataConfig) -> Data:
         if one.config.teacher_scores:  # of the other rows it shows when they are read
             require_scores(one.source[0], f"{one.name}: row 0")
     sets, dev = _dev(sets, config)
-    test = None if config.test is None else _evaluation(config.test, "test", config)
+    test = None if config.test is None else evaluation_set(config.test, "test", config)
     return Data(tuple(sets), dev, test)
 
 
@@ -166,7 +166,7 @@ def _dev(
 ) -> tuple[list[Opened], Retrieval | Similarity | None]:
     """The set that selects: named, the built-in one, or held out of the queries."""
     if config.dev is not None:
-        return sets, _evaluation(config.dev, "dev", config)
+        return sets, evaluation_set(config.dev, "dev", config)
     if any(one.config.path == "builtin" for one in sets):
         return sets, builtin.retrieval("dev")
     numbers = [i for i, one in enumerate(sets) if one.scan.kind == "pairs"]
@@ -193,10 +193,26 @@ def _dev(
     return sets, dev
 
 
-def _evaluation(
+def evaluation_set(
     name: str, part: builtin.Part, config: DataConfig
 ) -> Retrieval | Similarity:
-    """A set to measure on: built in, a folder in BEIR's layout, or graded pairs."""
+    """Open a set to measure on: built in, a folder in BEIR's layout, or graded pairs.
+
+    Args:
+        name: "builtin", a folder or a file; see `DataConfig.dev`.
+        part: "dev" or "test", whose judgements are taken where a folder has both.
+        config: says where files are unpacked.
+
+    Returns:
+        The set.
+
+    Raises:
+        InputError: there is no such set, or it is damaged.
+
+    Example:
+        >>> len(evaluation_set("builtin", "dev", DataConfig()).queries) > 100
+        True
+    """
     if name == "builtin":
         return builtin.retrieval(part)
     path = Path(name)

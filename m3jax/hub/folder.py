@@ -2,80 +2,56 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
 import jax
 import numpy as np
-from tokenizers import normalizers
 
 from m3jax.core import distributed, files
 from m3jax.core.errors import InputError
-from m3jax.core.types import Params
 from m3jax.data import tokenize
-from m3jax.data.prompts import Prompts
-from m3jax.data.tokenize import Tokenizer
-from m3jax.hub import families, layout, positions, tensors, torch_file, weights
+from m3jax.hub import layout, positions, tensors, torch_file, weights
 from m3jax.hub.card import render
-from m3jax.hub.fetch import fetch
-from m3jax.hub.fields import architectures
-from m3jax.hub.layout import Layout, read_json
+from m3jax.hub.layout import Layout
 from m3jax.hub.model_files import (
     HEADS,
+    Give,
     Where,
     check,
     config_json,
-    find,
-    known,
     names_of,
-    place,
     write_main,
 )
+from m3jax.hub.opened import DENSE_NAMES, HEAD_NAMES, OWN, Model, open_model
 from m3jax.hub.positions import PositionInit
-from m3jax.hub.weights import Names
-from m3jax.nn import embedding, lora
-from m3jax.nn.embedding import EmbeddingConfig, EmbeddingModule
+from m3jax.nn import lora
 from m3jax.nn.heads import Pooling
 from m3jax.nn.layers import Dtype
 from m3jax.nn.qwen import QwenConfig
 
-_HEAD_NAMES = {head: Names({head: ""}) for head in HEADS}
-_DENSE_NAMES = Names({"mlp_head": "linear"})
-# What no other file says.
-OWN = "m3jax.json"
-# Qwen's embedding models end every text with it, whatever their eos_token is.
-_END = "<|endoftext|>"
 
-
-@dataclass(frozen=True)
-class Model:
-    """Everything that turns a text into an embedding."""
-
-    config: EmbeddingConfig
-    """Encoder and heads."""
-    params: Params
-    """Their parameters."""
-    tokenizer: Tokenizer
-    """Texts to ids."""
-    max_length: int
-    """Longest text in tokens, special ones counted."""
-    prompts: Prompts
-    """What stands before queries and passages."""
-
-
-def save(model: Model, folder: str | Path, *, card: str = "") -> None:
+def save(
+    model: Model,
+    folder: str | Path,
+    *,
+    card: str = "",
+    give: Give = weights.tensors,
+    max_file: int | None = None,
+) -> None:
     """Write a model as a folder; it is either whole or not there.
 
     Low-rank pairs are merged into the weights. Weights of more than 5 GB take several
-    files, and no more than one of them is held in memory. Of several processes all have
-    to call this, and the first one writes.
+    files, and no more than one tensor of them is held in memory. Of several processes
+    all have to call this, and the first one writes.
 
     Args:
         model: what is written; its parameters may be on devices of several hosts.
         folder: a new folder, an empty one, or an earlier export, which is replaced.
         card: Markdown for the model card, after what is generated: data, scores.
+        give: makes the published tensors of parameters, in the order of
+            `weights.tensors`. With one that reads them elsewhere, the parameters may be
+            their shapes only.
+        max_file: bytes in one file of weights; None = 5 GB.
 
     Raises:
         InputError: the folder holds other files, or the model contradicts itself.
@@ -119,8 +95,8 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
     heads = [head for head in HEADS if head in params]
     main = {name: leaf for name, leaf in params.items() if name not in HEADS}
     names = names_of(config.encoder)
-    apart = [({head: params[head]}, _HEAD_NAMES[head]) for head in heads]
-    linear = [({"mlp_head": params["mlp_head"]}, _DENSE_NAMES)] if dense else []
+    apart = [({head: params[head]}, HEAD_NAMES[head]) for head in heads]
+    linear = [({"mlp_head": params["mlp_head"]}, DENSE_NAMES)] if dense else []
     if not distributed.first():
         # In the order below: the parts of all hosts meet tensor by tensor.
         weights.take_part([*apart, *linear, (main, names)])
@@ -132,11 +108,12 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         tokenize.save(tokenizer, new, max_length=model.max_length)
         files.write_text(new / "README.md", readme)
         for head, part in zip(heads, apart, strict=True):
-            torch_file.write(new / HEADS[head], dict(weights.tensors(*part)))
+            held = {name: tensors.whole(tensor) for name, tensor in give(*part)}
+            torch_file.write(new / HEADS[head], held)
         for part in linear:
-            found = dict(weights.tensors(*part))
-            tensors.write_safetensors(new / layout.DENSE / tensors.SAFETENSORS, found)
-        write_main(new, main, names, folder)
+            path = new / layout.DENSE / tensors.SAFETENSORS
+            tensors.write_safetensors(path, dict(give(*part)))
+        write_main(new, main, names, folder, give=give, max_file=max_file)
 
 
 def load(
@@ -192,183 +169,6 @@ like BAAI/bge-m3, found neither
     return _extended(model, max_positions, position_init)
 
 
-def open_model(
-    path: str | Path,
-    *,
-    dtype: Dtype = "float32",
-    pooling: Pooling | None = None,
-    like: str | None = None,
-    revision: str | None = None,
-    default_pooling: Pooling | None = None,
-) -> tuple[Model, Callable[[Where], Params]]:
-    """Read everything of a model but its parameters; else as `load`.
-
-    A folder that states no pooling has `default_pooling`, where one is given.
-
-    Returns:
-        The model, whose params are None, and a function that reads these to where they
-        belong.
-
-    Raises:
-        InputError: as `load`; what is wrong with the weights shows when they are read.
-    """
-    _require_one_of(pooling, get_args(Pooling), "pooling")
-    _require_one_of(dtype, get_args(Dtype), "dtype")
-    published = known(path, like)
-    if published is not None and not isinstance(published.config, EmbeddingConfig):
-        raise InputError(
-            "an embedding model",
-            "a reranker",
-            where=str(path),
-            do="Use m3jax.Reranker.",
-        )
-    folder = find(fetch(path, revision=revision))
-    heads = {head: folder / file for head, file in HEADS.items()}
-    heads = {head: file for head, file in heads.items() if file.is_file()}
-    if len(heads) == 1 and not (folder / OWN).is_file():
-        lost = next(file for head, file in HEADS.items() if head not in heads)
-        raise InputError(
-            f"{lost} beside {HEADS[next(iter(heads))]}, as FlagEmbedding writes them",
-            "none",
-            where=str(folder),
-            do="Fetch it, or remove the other to use the dense head alone.",
-        )
-    found = layout.read(folder)
-    own = _read_own(folder / OWN)
-    inner = folder / found.encoder
-    where = str(inner / "config.json")
-    content = read_json(inner / "config.json")
-    family = families.by_type(content, where=where)
-    names = architectures(content, where=where)
-    if any("SequenceClass" in name for name in names):
-        raise _is_reranker(where)
-    if published is None:
-        families.check_code(content, where=where)
-    encoder = family.from_config(content, where=where)
-    asked = None
-    if published is not None:
-        assert isinstance(published.config, EmbeddingConfig)  # refused above
-        asked = published.config
-        if type(asked.encoder) is not type(encoder):
-            raise InputError(
-                f"a model like it: {type(asked.encoder).__name__}",
-                type(encoder).__name__,
-                where=f"like={like}" if like else where,
-            )
-    tokenizer = tokenize.load(inner)
-    if found.lowercase:
-        tokenizer = _lowercased(tokenizer)
-    prompts = dataclasses.replace(found.prompts, task=own.get("task", ""))
-    limit = found.max_length
-    if published is not None and asked is not None:
-        prompts = Prompts(published.query, published.passage, published.task)
-        limit = published.max_length
-        wanted = asked.encoder
-        if isinstance(encoder, QwenConfig) and isinstance(wanted, QwenConfig):
-            encoder = dataclasses.replace(encoder, attention=wanted.attention)
-    stated = (asked.pooling if asked else None) or found.pooling or default_pooling
-    if stated is None and pooling is None and isinstance(encoder, QwenConfig):
-        raise InputError(
-            "a pooling",
-            "none in the folder of a language model",
-            where=str(inner),
-            do='Name pooling="last" (Qwen3-Embedding) or "mean" (KaLM), or like=.',
-        )
-    stated = stated or ("cls" if heads else "mean")
-    if pooling == "mcls" and stated != "cls":
-        raise InputError(
-            "a model with pooling cls, for mcls", f"pooling {stated}", where="pooling"
-        )
-    stored = {head: torch_file.read(file) for head, file in heads.items()}
-    config = EmbeddingConfig(
-        dataclasses.replace(encoder, dtype=dtype),
-        pooling or stated,
-        mlp_head=_mlp_head(found, own, asked),
-        sparse="sparse" in heads,
-        multivec=_width(stored["multivec"]) if "multivec" in heads else None,
-        special_ids=tokenizer.special_ids if "sparse" in heads else (),
-    )
-    if config.pooling == "last" and isinstance(encoder, QwenConfig):
-        final = published.final_token if published is not None else ""
-        if final or tokenizer.backend.token_to_id(_END) is not None:
-            tokenizer = tokenize.ending_with(tokenizer, final or _END)
-    most = encoder.max_length
-    model = Model(config, None, tokenizer, min(limit or most, most), prompts)
-    check(encoder, tokenizer, model.max_length, where=str(inner))
-
-    def read(to: Where) -> Params:
-        return _read_params(config, inner, folder, found.dense, stored, to)
-
-    return model, read
-
-
-def _read_params(
-    config: EmbeddingConfig,
-    inner: Path,
-    folder: Path,
-    dense: str | None,
-    stored: dict[str, Any],
-    to: Where,
-) -> Params:
-    module = EmbeddingModule(config)
-    shapes = jax.eval_shape(lambda: embedding.init(module, jax.random.key(0)))
-    dtype = jax.numpy.dtype(config.encoder.dtype)
-    main, file = tensors.read_weights(inner)
-    apart = {*HEADS, *(["mlp_head"] if dense else [])}
-    like = {key: tree for key, tree in shapes.items() if key not in apart}
-    names = names_of(config.encoder)
-    params = place(like, main, names, to=to, where=str(file), dtype=dtype)
-    if dense:
-        linear, file = tensors.read_weights(folder, dense)
-        like = {"mlp_head": shapes["mlp_head"]}
-        names, where = _DENSE_NAMES, str(file)
-        params |= place(like, linear, names, to=to, where=where, dtype=dtype)
-    for head, tensor in stored.items():
-        where = str(folder / HEADS[head])
-        like = {head: shapes[head]}
-        names = _HEAD_NAMES[head]
-        params |= place(like, tensor, names, to=to, where=where, dtype=dtype)
-    return params
-
-
-def _require_one_of(value: Any, known: tuple[str, ...], where: str) -> None:
-    if value is not None and value not in known:
-        raise InputError(f"one of {', '.join(known)}", repr(value), where=where)
-
-
-def _read_own(path: Path) -> dict[str, str]:
-    """Our own file, which a folder of somebody else lacks."""
-    if not path.is_file():
-        return {}
-    own = read_json(path)
-    heads = ("none", "training", "always")
-    if own.get("mlp_head", "none") not in heads or not isinstance(
-        own.get("task", ""), str
-    ):
-        expected = f"mlp_head one of {', '.join(heads)}, and a task that is a text"
-        raise InputError(expected, repr(own)[:80], where=str(path))
-    return own
-
-
-def _is_reranker(where: str) -> InputError:
-    return InputError(
-        "an embedding model", "a reranker", where=where, do="Use m3jax.Reranker."
-    )
-
-
-def _mlp_head(found: Layout, own: dict[str, Any], asked: EmbeddingConfig | None) -> Any:
-    """SimCSE's head: by the folder's own files, else by the zoo."""
-    if found.dense:
-        return "always"
-    return own.get("mlp_head") or (asked.mlp_head if asked else "none")
-
-
-def _width(stored: tensors.Stored) -> int | None:
-    """Width of the token vectors, by the head's file."""
-    weight = stored.get("weight")
-    return weight.shape[0] if weight is not None and len(weight.shape) == 2 else 1
-
-
 def _extended(model: Model, rows: int | None, how: PositionInit | None) -> Model:
     """A model with a longer position table."""
     encoder = model.config.encoder
@@ -390,11 +190,3 @@ def _extended(model: Model, rows: int | None, how: PositionInit | None) -> Model
         params={**model.params, "encoder": inner},
         max_length=encoder.max_length,
     )
-
-
-def _lowercased(tokenizer: Tokenizer) -> Tokenizer:
-    """Put lowercasing before whatever the tokenizer does to a text."""
-    before = tokenizer.backend.normalizer
-    steps = [normalizers.Lowercase(), *([] if before is None else [before])]
-    tokenizer.backend.normalizer = normalizers.Sequence(steps)
-    return tokenizer

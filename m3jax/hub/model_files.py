@@ -1,5 +1,7 @@
 """What folders of embedding models and of rerankers have in common."""
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,25 @@ _OPTIONAL = (
 
 # Numpy arrays, the default device, or the devices of a mesh.
 Where = Literal["host", "device"] | Mesh
+# Makes the published tensors of parameters.
+Give = Callable[[Params, Names], Iterator[tuple[str, tensors.Written]]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some parameters of a model, and the file that they are in.
+
+    Attributes:
+        like: their shapes.
+        stored: published name -> tensor.
+        names: how these are called.
+        where: the file, for messages.
+    """
+
+    like: Params
+    stored: tensors.Stored
+    names: Names
+    where: str
 
 
 def known(path: str | Path, like: str | None) -> Published | None:
@@ -96,7 +117,15 @@ def names_of(encoder: Any, **options: Any) -> Names:
     return Names(modules, family.PREFIXES, family.IGNORED, **options)
 
 
-def write_main(new: Path, params: Params, names: Names, folder: Path) -> None:
+def write_main(
+    new: Path,
+    params: Params,
+    names: Names,
+    folder: Path,
+    *,
+    give: Give = weights.tensors,
+    max_file: int | None = None,
+) -> None:
     """Write the weights themselves, if `new` may take the place of `folder`.
 
     Raises:
@@ -105,30 +134,31 @@ def write_main(new: Path, params: Params, names: Names, folder: Path) -> None:
     sizes = weights.sizes(params, names)
     # Replacing deletes what is there, so nothing of somebody else's may be.
     refuse_others(folder, {file.name for file in new.iterdir()})
-    tensors.write_weights(new, sizes, lambda: weights.tensors(params, names))
+    tensors.write_weights(new, sizes, lambda: give(params, names), max_file=max_file)
 
 
-def place(
-    like: Params,
-    stored: tensors.Stored,
-    names: Names,
-    to: Where,
-    where: str,
-    dtype: Any,
-) -> Params:
+def place_all(parts: Iterable[Part], to: Where, *, dtype: Any) -> Params:
     """Read parameters to where they belong; see `weights.fill`."""
-    if to == "host":
-        layouts = None
-    elif to == "device":
-        one = SingleDeviceSharding(jax.devices()[0])
-        layouts = jax.tree.map(lambda _: one, like)
-    else:
-        if not isinstance(to, Mesh):
-            raise InputError("a jax Mesh", type(to).__name__, where="mesh")
-        layouts = meshes.shardings(to, like, SHARDING)
-    return weights.fill(
-        stored, like, names, where=where, dtype=dtype, shardings=layouts
-    )
+    params: Params = {}
+    for part in parts:
+        if to == "host":
+            layouts = None
+        elif to == "device":
+            one = SingleDeviceSharding(jax.devices()[0])
+            layouts = jax.tree.map(lambda _, one=one: one, part.like)
+        else:
+            if not isinstance(to, Mesh):
+                raise InputError("a jax Mesh", type(to).__name__, where="mesh")
+            layouts = meshes.shardings(to, part.like, SHARDING)
+        params |= weights.fill(
+            part.stored,
+            part.like,
+            part.names,
+            where=part.where,
+            dtype=dtype,
+            shardings=layouts,
+        )
+    return params
 
 
 def refuse_others(folder: Path, ours: set[str]) -> None:

@@ -20,7 +20,7 @@ from m3jax.hub import bert, families, fields, model_files, qwen, tensors, weight
 from m3jax.hub.card import render_reranker
 from m3jax.hub.fetch import fetch
 from m3jax.hub.layout import length, read_json
-from m3jax.hub.model_files import Where
+from m3jax.hub.model_files import Give, Part, Where
 from m3jax.hub.weights import Names
 from m3jax.nn import lora, reranker
 from m3jax.nn.bert import BertConfig
@@ -93,6 +93,23 @@ def open_model(
     Raises:
         InputError: as `load`; what is wrong with the weights shows when they are read.
     """
+    model, parts = open_parts(path, dtype=dtype, revision=revision)
+    return model, lambda to: model_files.place_all(
+        parts(), to, dtype=jax.numpy.dtype(dtype)
+    )
+
+
+def open_parts(
+    path: str | Path, *, dtype: Dtype = "float32", revision: str | None = None
+) -> tuple[Model, Callable[[], list[Part]]]:
+    """As `open_model`, but with a function that opens the file and reads nothing.
+
+    Returns:
+        The model, whose params are None, and a function that says where they are.
+
+    Raises:
+        InputError: as `open_model`.
+    """
     published = model_files.known(path, None)
     folder = model_files.find(fetch(path, revision=revision))
     if (folder / "1_Pooling").is_dir() and (folder / "modules.json").is_file():
@@ -137,19 +154,23 @@ def open_model(
         limit = min(limit, stated)
     model_files.check(encoder, tokenizer, limit, where=str(folder))
 
-    def read(to: Where) -> Params:
+    def parts() -> list[Part]:
         module = RerankerModule(config)
         shapes = jax.eval_shape(lambda: reranker.init(module, jax.random.key(0)))
         stored, file = tensors.read_weights(folder)
-        names = _names(config, content["model_type"])
-        return model_files.place(
-            shapes, stored, names, to=to, where=str(file), dtype=jax.numpy.dtype(dtype)
-        )
+        return [Part(shapes, stored, _names(config, content["model_type"]), str(file))]
 
-    return Model(config, None, tokenizer, limit), read
+    return Model(config, None, tokenizer, limit), parts
 
 
-def save(model: Model, folder: str | Path, *, card: str = "") -> None:
+def save(
+    model: Model,
+    folder: str | Path,
+    *,
+    card: str = "",
+    give: Give = weights.tensors,
+    max_file: int | None = None,
+) -> None:
     """Write a reranker as a folder; it is either whole or not there.
 
     transformers opens it as AutoModelForSequenceClassification or
@@ -161,6 +182,8 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         model: what is written.
         folder: a new folder, an empty one, or an earlier export, which is replaced.
         card: Markdown for the model card, after what is generated.
+        give: makes the published tensors; see `folder.save`.
+        max_file: bytes in one file of weights; None = 5 GB.
 
     Raises:
         InputError: the folder holds other files, or the model contradicts itself.
@@ -199,7 +222,7 @@ def save(model: Model, folder: str | Path, *, card: str = "") -> None:
         files.write_text(new / "config.json", json.dumps(content, indent=2) + "\n")
         tokenize.save(tokenizer, new, max_length=model.max_length)
         files.write_text(new / "README.md", readme)
-        model_files.write_main(new, params, names, folder)
+        model_files.write_main(new, params, names, folder, give=give, max_file=max_file)
 
 
 def pair_format(config: RerankerConfig, task: str | None = None) -> PairFormat:

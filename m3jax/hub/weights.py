@@ -85,7 +85,7 @@ def fill(
         >>> found["encoder"]["word"]["embedding"].shape
         (3, 2)
     """
-    plan = _plan(stored, like, names, where)
+    plan = find(stored, like, names, where=where)
     leaves = []
     layouts = [None] * len(plan) if shardings is None else jax.tree.leaves(shardings)
     shapes = tree.paths(like)
@@ -115,7 +115,7 @@ def sizes(params: Params, names: Names) -> dict[str, tuple[tuple[int, ...], np.d
         if tree.STACK in path.split("."):
             shape = shape[1:]
         shape = shape[::-1] if _is_transposed(path) else shape
-        for name in _published(path, leaf.shape, names, written=True):
+        for name in published_names(path, leaf.shape, names, written=True):
             found[name] = (shape, np.dtype(leaf.dtype))
     return found
 
@@ -129,9 +129,44 @@ def tensors(params: Params, names: Names) -> Iterator[tuple[str, np.ndarray]]:
         [('dense.weight', (2, 3))]
     """
     for path, leaf in tree.paths(params).items():
-        published = _published(path, leaf.shape, names, written=True)
+        published = published_names(path, leaf.shape, names, written=True)
         for name, tensor in zip(published, host.pieces(path, leaf), strict=True):
             yield name, tensor.T if _is_transposed(path) else tensor
+
+
+def published_names(
+    path: str, shape: Sequence[int], names: Names, *, written: bool = False
+) -> list[str]:
+    """Their names of one of our leaves, one a layer.
+
+    Args:
+        path: of the leaf.
+        shape: of the leaf.
+        names: how the family calls them.
+        written: with the prefix that they have where we write them.
+
+    Returns:
+        The names.
+
+    Example:
+        >>> published_names("up.kernel", (3, 2), Names({"up": "dense"}))
+        ['dense.weight']
+    """
+    module, leaf = path.rsplit(".", 1)
+    parts = module.split(".")
+    row = module
+    if tree.STACK in parts:
+        at = parts.index(tree.STACK) + 1
+        row = ".".join([*parts[:at], "#", *parts[at:]])
+    name = f"{names.modules[row]}.{_LEAVES[leaf]}".removeprefix(".")
+    if written:
+        prefix = (p for start, p in names.written.items() if path.startswith(start))
+        name = next(prefix, "") + name
+    return (
+        [name.replace("#", str(layer)) for layer in range(shape[0])]
+        if tree.STACK in parts
+        else [name]
+    )
 
 
 def take_part(parts: Iterable[tuple[Params, Names]]) -> None:
@@ -148,10 +183,28 @@ def take_part(parts: Iterable[tuple[Params, Names]]) -> None:
             pass
 
 
-def _plan(
-    stored: Stored, like: Params, names: Names, where: str
+def find(
+    stored: Stored, like: Params, names: Names, *, where: str
 ) -> dict[str, list[str]]:
-    """Our path -> their names as they are stored, one a layer; all of them checked."""
+    """Find the tensor of every parameter; all of them are checked, none is read.
+
+    Args:
+        stored: published name -> tensor.
+        like: parameters, or their shapes, that say what is expected.
+        names: how the family calls them.
+        where: the file, for messages.
+
+    Returns:
+        Our path -> their names as they are stored, one a layer.
+
+    Raises:
+        InputError: as `fill`.
+
+    Example:
+        >>> like = {"up": {"kernel": np.ones((3, 2))}}
+        >>> find({"d.weight": np.ones((2, 3))}, like, Names({"up": "d"}), where="")
+        {'up.kernel': ['d.weight']}
+    """
     left: dict[str, str] = {}
     for name in stored:
         plain = _plain(name, names.prefixes)
@@ -172,7 +225,7 @@ def _plan(
                 )
         expected = expected[::-1] if _is_transposed(path) else expected
         plan[path] = []
-        for published in _published(path, leaf.shape, names):
+        for published in published_names(path, leaf.shape, names):
             if published not in left:
                 raise InputError(f"a tensor {published}", "none", where=where)
             name = left.pop(published)
@@ -254,27 +307,6 @@ def _copy(
         # Named anew each time: a mapped part is let go again.
         block = stored[name][(slice(first, last), *inner)]
         out[first - rows.start : last - rows.start] = block
-
-
-def _published(
-    path: str, shape: tuple[int, ...], names: Names, *, written: bool = False
-) -> list[str]:
-    """Their names of one of our leaves, one a layer."""
-    module, leaf = path.rsplit(".", 1)
-    parts = module.split(".")
-    row = module
-    if tree.STACK in parts:
-        at = parts.index(tree.STACK) + 1
-        row = ".".join([*parts[:at], "#", *parts[at:]])
-    name = f"{names.modules[row]}.{_LEAVES[leaf]}".removeprefix(".")
-    if written:
-        prefix = (p for start, p in names.written.items() if path.startswith(start))
-        name = next(prefix, "") + name
-    return (
-        [name.replace("#", str(layer)) for layer in range(shape[0])]
-        if tree.STACK in parts
-        else [name]
-    )
 
 
 def _is_transposed(path: str) -> bool:

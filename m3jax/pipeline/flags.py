@@ -9,14 +9,14 @@ from m3jax.core import config
 from m3jax.core.errors import InputError
 
 if TYPE_CHECKING:
-    from m3jax.pipeline.stage import Train
+    from m3jax.pipeline.stage import Stage
 
 T = TypeVar("T")
 
 
 def parse(
     program: type[T], args: Sequence[str], *, prog: str, description: str
-) -> tuple[T, dict[str, "Train"], str]:
+) -> tuple[T, dict[str, "Stage"], str]:
     """Read the config that `--config` names, and the flags that change it.
 
     Args:
@@ -44,12 +44,12 @@ def parse(
 
     import tyro
 
-    from m3jax.pipeline.stage import Train  # takes longer than --help may
+    from m3jax.pipeline.stage import Merge, Train  # takes longer than --help may
     from m3jax.pipeline.stages import ONLY, check_names
 
     stages = made if isinstance(made, dict) else {ONLY: made}
     for one in stages.values():
-        if not isinstance(one, Train):
+        if not isinstance(one, Train | Merge):
             found = type(one).__name__
             expected = "get_config to return a Train, or names of stages -> Train"
             raise InputError(expected, found, where=path)
@@ -58,9 +58,9 @@ def parse(
         config.check_types(one, where=path if key == ONLY else f"{path}: {key}")
     bare: Any = tyro.conf.arg(name="")
     fields: list[Any] = [("program", Annotated[program, bare])]
-    for number, name in enumerate(stages):
+    for number, (name, one) in enumerate(stages.items()):
         option: Any = bare if len(stages) == 1 else tyro.conf.arg(name=name)
-        fields.append((f"stage_{number}", Annotated[Train, option]))
+        fields.append((f"stage_{number}", Annotated[type(one), option]))
     flags = dataclasses.make_dataclass("Flags", fields, frozen=True)
     given: Any = program
     parsed = config.parse_flags(

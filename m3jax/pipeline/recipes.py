@@ -6,14 +6,14 @@ from pathlib import Path
 from m3jax.core import config as configs
 from m3jax.pipeline.flags import config_name
 from m3jax.pipeline.stage import Train
-from m3jax.pipeline.stages import ONLY
+from m3jax.pipeline.stages import ONLY, split
 
 # As a config names the model of another one: in the default run folder.
 _RUN = re.compile(r"runs/([^/]+)(/model)?/?")
 
 
 def stages_of(init: str, config: str | Path) -> tuple[Path, dict[str, Train]] | None:
-    """The recipe in whose run folder a model is to be, and its stages.
+    """The recipe in whose run folder a model is to be, and its stages that train.
 
     Args:
         init: what a stage goes on from, such as runs/e5-pretrain-base/model.
@@ -42,5 +42,5 @@ def stages_of(init: str, config: str | Path) -> tuple[Path, dict[str, Train]] | 
         if found[1] == name or size in configs.sizes_of(make):
             given = None if found[1] == name else size
             made = configs.call(make, size=given, where=str(path))
-            return path, made if isinstance(made, dict) else {ONLY: made}
+            return path, split(made if isinstance(made, dict) else {ONLY: made})[0]
     return None

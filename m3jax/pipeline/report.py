@@ -115,7 +115,8 @@ def _after_each(same: Mapping[str, Any], name: str) -> dict[str, Mapping[str, fl
         before, after, *_ = one["results"][name].items()
         if number == 0:
             rows[f"before {stage}"] = before[1]
-        rows[f"after {stage} (step {one['step']})"] = after[1]
+        step = f" (step {one['step']})" if one["step"] else ""  # a merge has none
+        rows[f"after {stage}{step}"] = after[1]
     return rows
 
 

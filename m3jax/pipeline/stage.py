@@ -14,6 +14,7 @@ from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.nn.qwen import QwenConfig
 from m3jax.nn.reranker import RerankerConfig
+from m3jax.pipeline.merges.config import Merge
 from m3jax.training.checkpoint_config import CheckpointConfig, check_checkpoints
 from m3jax.training.objectives.contrastive import ContrastiveConfig
 from m3jax.training.objectives.make import ObjectiveConfig
@@ -77,6 +78,10 @@ class Train:
     """Project of Weights & Biases that metrics go to, beside the run folder."""
     seed: int = 0
     """Decides the first parameters, the order of the data and the dropout."""
+
+
+# What a config is made of: it may end in a merge.
+Stage = Train | Merge
 
 
 def with_dropout(stage: Train) -> Train:

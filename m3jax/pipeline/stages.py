@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3jax.core.errors import InputError
+from m3jax.pipeline.merges.config import Merge
 from m3jax.pipeline.origin import Origin, in_shape_of, open_origin
-from m3jax.pipeline.stage import SCRATCH, Train, check, with_dropout
+from m3jax.pipeline.stage import SCRATCH, Stage, Train, check, with_dropout
 
 # What a config of one stage calls it.
 ONLY = "train"
@@ -38,7 +39,7 @@ class Resolved:
     folder: Path
 
 
-def check_names(stages: Mapping[str, Train], *, where: str) -> None:
+def check_names(stages: Mapping[str, Stage], *, where: str) -> None:
     """Refuse stages whose names make no folders.
 
     Args:
@@ -68,7 +69,39 @@ profile, found 'model'
             )
 
 
-def resolve(stages: Mapping[str, Train], run: Path) -> list[Resolved]:
+def split(
+    stages: Mapping[str, Stage],
+) -> tuple[dict[str, Train], tuple[str, Merge] | None]:
+    """The stages that train, and the one that merges in the end.
+
+    Args:
+        stages: name -> config, in their order.
+
+    Returns:
+        Name -> config of those that train; name and config of the last one, where it
+        merges.
+
+    Raises:
+        InputError: a stage that merges is not the last one, or the only one.
+
+    Example:
+        >>> split({"train": Train(), "merge": Merge(("train", "BAAI/bge-m3"))})[1][0]
+        'merge'
+    """
+    trains = {name: one for name, one in stages.items() if isinstance(one, Train)}
+    *_, last = stages
+    others = [name for name in stages if name not in trains]
+    if others and (others != [last] or not trains):
+        raise InputError(
+            "stages that train, and perhaps one in the end that merges",
+            ", ".join(f"{name}: {type(x).__name__}" for name, x in stages.items()),
+            where="stages",
+        )
+    end = stages[last]
+    return trains, (last, end) if isinstance(end, Merge) else None
+
+
+def resolve(stages: Mapping[str, Train], run: Path, *, then: int = 0) -> list[Resolved]:
     """Find what every stage goes on from, and check the numbers of all.
 
     A run of one stage has its metrics, plots and results in its own folder, one of
@@ -78,6 +111,7 @@ def resolve(stages: Mapping[str, Train], run: Path) -> list[Resolved]:
     Args:
         stages: name -> config, in their order.
         run: the run folder.
+        then: stages after them that do not train.
 
     Returns:
         The stages.
@@ -88,9 +122,10 @@ def resolve(stages: Mapping[str, Train], run: Path) -> list[Resolved]:
     found: list[Resolved] = []
     for name, stage in stages.items():
         try:
-            found.append(_resolve(name, stage, found, run, last=len(stages)))
+            last = len(stages) + then
+            found.append(_resolve(name, stage, found, run, last=last))
         except InputError as error:
-            if len(stages) == 1:
+            if len(stages) + then == 1:
                 raise
             raise error.at(name) from None
     return found

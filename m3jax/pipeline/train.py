@@ -28,6 +28,7 @@ from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import fit, report, run, trained
 from m3jax.pipeline.build import begin, build
 from m3jax.pipeline.learner import Learner, Measured, baseline, make_learner, size
+from m3jax.pipeline.merges.stage import check_merge, run_merge
 from m3jax.pipeline.origin import (
     Origin,
     check_prompts,
@@ -35,8 +36,8 @@ from m3jax.pipeline.origin import (
     open_origin,
     overruled,
 )
-from m3jax.pipeline.stage import Train
-from m3jax.pipeline.stages import Resolved, resolve
+from m3jax.pipeline.stage import Stage, Train
+from m3jax.pipeline.stages import Resolved, resolve, split
 from m3jax.pipeline.teacher import check_teacher
 from m3jax.training.objectives.make import check_objective, masks_words
 from m3jax.training.optimizer import check_optimizer
@@ -46,7 +47,7 @@ T = TypeVar("T")
 
 
 def run_stages(
-    stages: Mapping[str, Train],
+    stages: Mapping[str, Stage],
     folder: Path,
     *,
     fresh: bool = False,
@@ -55,7 +56,8 @@ def run_stages(
     """Train, or go on training, until the run folder holds a finished model.
 
     Each stage goes on from the model of the one before; one that is finished is not
-    run again. All are checked, and their data opened, before anything is written.
+    run again. All are checked, and their data opened, before anything is written. The
+    last one may merge what the others came to.
 
     Several processes (see `core.distributed`) all call this. They read the same data
     and share the run folder, in which the first one writes; of the checkpoints, every
@@ -78,17 +80,22 @@ def run_stages(
             f"{jax.process_count()} processes that have not met",
             where="jax.distributed",
         )
-    found = resolve(stages, folder)
-    _check_profile(stages, profile)
+    trains, merge = split(stages)
+    found = resolve(trains, folder, then=0 if merge is None else 1)
+    if merge is not None:
+        check_merge(*merge, found)
+    _check_profile(trains, profile)
     for one in found if distributed.first() else ():
         goes_on = one.origin is not None or one.parent is not None
-        if goes_on and (told := overruled(stages[one.name], one.stage)):
+        if goes_on and (told := overruled(trains[one.name], one.stage)):
             name = "" if len(found) == 1 else f"{one.name}: "
             whose = one.parent or one.stage.init
             said = f"{name}{whose} decides, and not the config: {', '.join(told)}"
             print(said, file=sys.stderr)
     # Of a model to go on from, what it is and not what the config would have made.
     config = {one.name: configs.to_dict(one.stage) for one in found}
+    if merge is not None:
+        config[merge[0]] = configs.to_dict(merge[1])
     begun = run.has_begun(folder)
     run.check_folder(folder, config, fresh=fresh or not begun)
     # Nothing is lost where nothing was trained, under whatever config.
@@ -100,6 +107,8 @@ def run_stages(
         one.name: run.describe(data[one.name], one.parent or one.stage.init)
         for one in left
     }
+    if merge is not None:
+        lineage[merge[0]] = {"parent": list(merge[1].models), "data": {}}
     facts = {"data": {name: each["data"] for name, each in lineage.items()}}
     facts = {"stages that are not finished": list(lineage), **configs.flatten(facts)}
     distributed.require_same(
@@ -119,11 +128,11 @@ def run_stages(
     with run.locked(folder):
         for one in found:
             if one not in left:
-                what = folder if len(found) == 1 else f"{folder}: stage {one.name}"
+                what = folder if len(stages) == 1 else f"{folder}: stage {one.name}"
                 told = f"{what} is finished; --fresh starts it anew."
                 print(told, flush=True)
                 continue
-            if len(found) > 1:
+            if len(stages) > 1:
                 print(f"stage {one.name}", flush=True)
             later = [
                 (other, data[other.name], meshes[other.name])
@@ -131,7 +140,10 @@ def run_stages(
             ]
             _train(one, data[one.name], meshes[one.name], found, profile, later)
         logs = {one.name: one.logs for one in found}
-        if distributed.first() and len(found) > 1:
+        if merge is not None:
+            logs[merge[0]] = folder / merge[0]
+            run_merge(*merge, found, folder, fresh=fresh)
+        if distributed.first() and len(logs) > 1:
             report.summarize(folder, logs)
     if distributed.first():
         reranks = isinstance(found[-1].stage.model, RerankerConfig)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -284,6 +285,35 @@ class Checkpoints:
             _move_aside(self._folder / str(step), reason, then)
         distributed.wait("damaged checkpoint moved")
         self._manager = self._open()
+
+
+def read_params(step: Path) -> Params:
+    """Parameters of a checkpoint, as numpy arrays on the host.
+
+    Args:
+        step: folder of the checkpoint.
+
+    Returns:
+        All that was trained, in the shapes that it had: also low-rank pairs, and what
+        was trained beside the model.
+
+    Raises:
+        InputError: there is no whole checkpoint.
+    """
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        where: Any = step.resolve() / "state"
+        saved: Any = handler.metadata(where)
+        tree = saved.tree if hasattr(saved, "tree") else saved
+        like = {"params": jax.tree.map(lambda leaf: 0, tree["params"])}
+        numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(np.ndarray), like)
+        args = ocp.args.PyTreeRestore(like, restore_args=numpy, partial_restore=True)
+        return handler.restore(where, args=args)["params"]
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # damage shows as anything
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError("a whole checkpoint", found, where=str(step)) from None
 
 
 def _keep_quiet() -> None:

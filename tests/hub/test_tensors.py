@@ -13,7 +13,13 @@ import safetensors.numpy
 
 from m3jax.core.errors import InputError
 from m3jax.hub import torch_file
-from m3jax.hub.tensors import read_safetensors, read_weights, write_weights
+from m3jax.hub.tensors import (
+    read_rows,
+    read_safetensors,
+    read_weights,
+    write_safetensors,
+    write_weights,
+)
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -120,6 +126,71 @@ def test_no_more_than_a_file_is_held(tmp_path) -> None:
     sizes = {name: (one.shape, one.dtype) for name, one in TENSORS.items()}
     write_weights(tmp_path, sizes, tensors, max_file=24)
     assert given == [("a", 0), ("b", 1), ("c", 1), ("d", 2)]
+
+
+def test_tensors_may_come_in_blocks(tmp_path) -> None:
+    sizes = {name: (one.shape, one.dtype) for name, one in TENSORS.items()}
+    taken = []
+
+    def blocks(tensor: np.ndarray) -> Any:
+        for row in tensor:
+            taken.append(row)
+            yield row[None]
+
+    def tensors() -> Any:
+        for name, tensor in TENSORS.items():
+            yield name, blocks(tensor) if tensor.ndim else tensor
+
+    write_weights(tmp_path, sizes, tensors)
+    equal(read_weights(tmp_path)[0])
+    assert len(taken) == 8
+    for wrong in (lambda x: x[:1], lambda x: x.astype(np.float16)):
+        given = {**TENSORS, "a": wrong(TENSORS["a"])}
+        with pytest.raises(ValueError, match=r"a (has|comes)"):
+            write_weights(tmp_path, sizes, lambda given=given: iter(given.items()))
+    equal(read_weights(tmp_path)[0])
+
+
+def test_a_transposed_tensor_is_written_row_by_row(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("m3jax.hub.tensors._BLOCK", 16)
+    tensor = np.arange(35, dtype=np.float32).reshape(5, 7).T
+    write_safetensors(tmp_path / SAFE, {"a": tensor})
+    found = safetensors.numpy.load_file(tmp_path / SAFE)["a"]
+    np.testing.assert_array_equal(found, tensor)
+
+
+def test_numbers_lie_at_multiples_of_their_size(tmp_path) -> None:
+    kinds = [ml_dtypes.bfloat16, np.float32, np.float16, np.float64, np.int64]
+    tensors = {f"{n}": np.arange(3).astype(kind) for n, kind in enumerate(kinds)}
+    write_safetensors(tmp_path / SAFE, tensors)
+    data = (tmp_path / SAFE).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0
+    with safetensors.safe_open(tmp_path / SAFE, "np") as file:
+        for name, tensor in tensors.items():
+            start = header[name]["data_offsets"][0]
+            assert start % tensor.dtype.itemsize == 0
+            np.testing.assert_array_equal(file.get_tensor(name), tensor)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_rows_are_read_by_their_place(name, tmp_path) -> None:
+    LAYOUTS[name](tmp_path)
+    found, _ = read_weights(tmp_path)
+    for key in "abc":
+        for first, last in ((0, 1), (1, 2), (0, len(TENSORS[key]))):
+            rows = read_rows(found[key], first, last)
+            np.testing.assert_array_equal(rows, TENSORS[key][first:last])
+            assert rows.dtype == TENSORS[key].dtype and rows.flags.writeable
+
+
+def test_a_file_that_has_become_shorter(tmp_path) -> None:
+    write(tmp_path)
+    found = read_weights(tmp_path)[0]
+    cut(SAFE, -9)(tmp_path)
+    with pytest.raises(InputError, match="whole safetensors file, found it has become"):
+        read_rows(found["c"], 0, 2)
 
 
 @pytest.mark.parametrize("come", ["", "abc", "abdc", "abcx", "bacd"])

@@ -1,0 +1,1 @@
+"""Merging of models in files: opened, compared, streamed, and measured."""
