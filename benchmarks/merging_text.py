@@ -1,7 +1,7 @@
 """Two fine-tunings of one model on real text, and everything between them.
 
     M3JAX_DATA=FOLDER python -m benchmarks.merging_text --model MINILM --output FOLDER \
-        [--steps 400] [--passage-length 128] [--small]
+        [--steps 200] [--passage-length 128] [--small]
 
 MINILM is a folder of all-MiniLM-L6-v2. It is trained once on MedQuAD's questions and
 once on titles of arXiv with their abstracts; FOLDER (of the data) holds `medquad` and
@@ -30,12 +30,12 @@ from m3jax.training.objectives import ContrastiveConfig
 from m3jax.training.optimizer import OptimizerConfig
 
 SETS = ("medquad", "arxiv_titles")
-_PASSAGES = 3_000  # of training, in a dev set
+_PASSAGES = 1_000  # of training, in a dev set
 SWEEPS = {
     "slerp": "t=0:1:0.1",
-    "linear": "t=0:1:0.1",
-    "task_arithmetic": "scale=0.2:1.2:0.2",
-    "ties": "scale=0.4:2:0.4",
+    "linear": "t=0:1:0.25",
+    "task_arithmetic": "scale=0.4:1:0.3",
+    "ties": "scale=0.6:1.4:0.4",
 }
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--passage-length", type=int, default=128)
     parser.add_argument("--small", action="store_true", help="8 steps, few points")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,6 +25,13 @@ DESCRIPTION = (
     "a model may be larger than the memory. Example: python -m m3jax.merge --method "
     "slerp --t 0.5 --models runs/a runs/b --output merged"
 )
+# Flags that only these read.
+_READ_BY = {
+    "temperature": ("examples",),
+    "batch_tokens": ("sweep",),
+    "max_length": ("sweep", "examples"),
+    "mesh": ("sweep", "examples"),
+}
 Bare = Annotated[Merge, tyro.conf.arg(name="")]
 
 
@@ -55,8 +63,8 @@ class Program:
     pooling: Literal["cls", "mean", "last"] | None = None
     """How token states become one vector, for folders that do not say."""
     like: str | None = None
-    """Hub id of a known model whose pooling and prompts hold for folders that do not
-    say, e.g. intfloat/e5-base-v2."""
+    """Hub id of a known model whose pooling and prompts hold for all models, e.g.
+    intfloat/e5-base-v2."""
 
 
 def main() -> None:
@@ -95,6 +103,13 @@ def _check(flags: Program) -> None:
         raise InputError("--sweep with --dev, which selects", found, where=PROG)
     if flags.test and flags.sweep is None:
         raise InputError("--sweep", "--test alone", where=PROG)
+    usual = Program(flags.output)
+    for name, readers in _READ_BY.items():
+        idle = all(getattr(flags, reader) is None for reader in readers)
+        if idle and getattr(flags, name) != getattr(usual, name):
+            expected = " or ".join(f"--{reader}" for reader in readers)
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(expected, "none", where=flag)
     if flags.examples is None:
         return
     if method not in ("linear", "multi_slerp") or flags.merge.weights or flags.sweep:
@@ -128,30 +143,53 @@ def _swept(flags: Program, given: "Opened", output: Path) -> tuple["Opened", str
     from rich.console import Console
 
     from m3jax.core.mesh import inference_mesh
-    from m3jax.pipeline.merges import measure, sweep
-    from m3jax.pipeline.merges.run import changed
+    from m3jax.pipeline.merges import measure, sweep, sweep_report
+    from m3jax.pipeline.merges.run import changed, identified
 
     asked = sweep.parse_sweep(flags.sweep or "", given.config)
     mesh = inference_mesh(flags.mesh)
+    sets = {
+        "dev": measure.open_sets(flags.dev, "dev"),
+        "test": measure.open_sets(flags.test, "test"),
+    }
     make = functools.partial(
         measure.scorer,
-        given.models[0],
         max_length=flags.max_length,
         batch_tokens=flags.batch_tokens,
         mesh=mesh,
     )
-    dev = make(measure.open_sets(flags.dev, "dev"))
-    test = make(measure.open_sets(flags.test, "test"))
-    points = sweep.run_sweep(given, asked, dev, test, mesh=mesh)
-    Console().print(sweep.sweep_table(points))
+    given = identified(given)
+    about = sweep.about(given, asked, sets, max_length=flags.max_length)
     folder = output.with_name(f"{output.name}-sweep")
-    sweep.write_sweep(folder, asked, points)
-    print(f"{folder / 'sweep.png'}  {sweep.verdict(points)}")
+    both = set(about["sets"]["dev"].values()) & set(about["sets"]["test"].values())
+    if both:
+        _say("note: a test set is also a dev set, so its score was selected")
+    known = sweep_report.read_points(folder, about)
+    if known:
+        _say(f"goes on from {len(known)} models measured before: {folder}")
+
+    def each(points: Sequence[sweep.Point]) -> None:
+        sweep_report.write_points(folder, about, points)
+        if not sys.stderr.isatty():  # where there is no bar
+            _say(sweep_report.in_line(points[-1]))
+
+    points = sweep.run_sweep(
+        given,
+        asked,
+        make(sets["dev"]),
+        make(sets["test"]),
+        mesh=mesh,
+        known=known,
+        each=each,
+    )
+    Console().print(sweep_report.sweep_table(points))
+    sweep_report.write_curve(folder, asked, points)
+    print(f"{folder / 'sweep.png'}  {sweep_report.verdict(points)}")
     best = sweep.at(given.config, asked, sweep.best_of(points).value or 0.0)
     options = {
         name: getattr(best, name) for name in ("t", "weights", "scale", "density")
     }
-    return changed(given, **options), sweep.sweep_card(points)
+    return changed(given, **options), sweep_report.sweep_card(points)
 
 
 def _say(message: str) -> None:
@@ -165,7 +203,10 @@ def _as_flag(error: InputError) -> InputError:
         return error
     flag = f"--{error.where.replace('_', '-')}"
     do = error.do.replace("total=", "--total ").replace("outside=", "--outside ")
-    return InputError(error.expected, error.found, where=flag, do=do)
+    expected = error.expected
+    if expected.startswith("an option of"):
+        expected = expected.replace("_at", "-at")
+    return InputError(expected, error.found, where=flag, do=do)
 
 
 if __name__ == "__main__":

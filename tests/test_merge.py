@@ -179,7 +179,29 @@ BAD: dict[str, tuple[str, str]] = {
     "infinity": ("a infinite", "expected numbers in bias, found an infinity in rows 0"),
     "t": ("a b --t 1.5", r"--t: expected from 0 to 1, found 1.5. .* --outside allow"),
     "t by regex": ("a b --t-at layers.0", r"--t-at: expected REGEX=NUMBER, found 'lay"),
-    "no such regex": ("a b --t-at hed=0.3", "in the name of a tensor, found 'hed'"),
+    "t by no regex": ("a b --t-at =0.9", "--t-at: expected REGEX=NUMBER, found '=0.9'"),
+    "t by regex outside": (
+        "a b --t-at word=2",
+        "--t-at: expected from 0 to 1, found 2",
+    ),
+    "a regex for t": ("a b --t-at ([=0.3", r"--t-at: expected a regex, found '\(\['"),
+    "weights by regex": (
+        "a b --method linear --weights-at word=0.5,0.6",
+        "--weights-at: expected a sum of 1, found 1.1. .*--total normalise",
+    ),
+    "no regex for weights": (
+        "a b --method linear --weights-at hed=0.5,0.5",
+        "--weights-at: expected a regex that is found in the name of a tensor, found",
+    ),
+    "keep of another": (
+        "dense a --keep ^sparse ^multivec",
+        r"--keep: expected a regex of tensors of .*/dense, from which they are, found "
+        r"'\^sparse', which only .*/a has. Name the model first from which",
+    ),
+    "no such regex": (
+        "a b --t-at hed=0.3",
+        r"--t-at: expected a regex that is found .*, found 'hed'",
+    ),
     "keep": ("a b --keep hed", "--keep: expected a regex that is found in the name"),
     "weights": (
         "a b --method linear --weights 0.5 0.6",
@@ -193,7 +215,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a base": ("a b --base c", "--base: expected a base for .*, found .*/c for slerp"),
     "of another method": (
         "a b --weights 0.5 0.5",
-        r"--weights: expected an option of slerp: t, t_at, outside, per, found",
+        r"--weights: expected an option of slerp: t, t-at, outside, per, found",
     ),
     "density": (
         "a b --method ties --base base --density 2",
@@ -206,7 +228,11 @@ BAD: dict[str, tuple[str, str]] = {
     "nothing there": ("a nowhere", "nowhere: expected a local folder, or a hub id"),
     "no run": ("a --last 2", "--last: expected a run folder, whose checkpoints"),
     "many runs": ("a b --last 2", "--last: expected one run, whose last checkpoints"),
-    "no checkpoint": ("a x/checkpoints/7", "expected a run that has ended"),
+    "no last": ("a --last 0", "--last: expected 1 or more, found 0"),
+    "no checkpoint": (
+        "a x/checkpoints/7",
+        "x/checkpoints/7: expected a checkpoint, found none",
+    ),
 }
 
 
@@ -223,8 +249,11 @@ def test_what_is_refused(name: str, places: Path, tmp_path: Path, call: Any) -> 
 def test_weights_may_be_normalised(places: Path, tmp_path: Path, call: Any) -> None:
     words = ("--method", "linear", "--weights", 2, 6, "--total", "normalise")
     out = tmp_path / "out"
+    more = ("--weights-at", r"norm=3,3")
+    call(*words, *more, "--models", places / "a", places / "b", "--output", out)
+    card = (out / "README.md").read_text()
+    assert "| 0.75 |" in card and "| weights at `norm` | 0.5, 0.5 |" in card
     call(*words, "--models", places / "a", places / "b", "--output", out)
-    assert "| 0.75 |" in (out / "README.md").read_text()
     a, b = (folder.load(places / name).params for name in "ab")
     want = merging.linear([a, b], [0.25, 0.75])
     jax.tree.map(
@@ -244,18 +273,59 @@ def test_an_output_with_other_files_or_a_model_itself(
         call(*words, tmp_path / "mine")
     with pytest.raises(InputError, match="--output: expected another folder than the"):
         call(*words, places / "b")
+    inside = tmp_path / "outer" / "1_Pooling" / "b"
+    shutil.copytree(places / "b", inside)
+    with pytest.raises(InputError, match="--output: expected another folder than the"):
+        call(*words[:2], inside, "--output", tmp_path / "outer")
+    assert (inside / "model.safetensors").is_file()
+    with pytest.raises(InputError, match=r"notes\.txt: expected a folder to write to"):
+        call(*words, tmp_path / "mine" / "notes.txt" / "out")
+    for unnamed in (".", "..", "/", "x" * 300):
+        with pytest.raises(InputError, match="--output: expected the name of a folder"):
+            call(*words, unnamed)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
 def test_too_little_disk_is_found_before_anything_is_written(
     places: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
+    size = sum(x.size * 4 for x in jax.tree.leaves(models.golden("m3").params))
+    monkeypatch.setattr(run, "_BESIDE", 1_000)
+    usage = shutil.disk_usage(tmp_path)._replace(free=size + 999)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(run, "with_fingerprints", None)  # nor is anything read
-    with pytest.raises(InputError, match=r"free disk, found 1,000 bytes\. Make room"):
-        call("--models", places / "a", places / "b", "--output", tmp_path / "out")
+    words = ["--models", places / "a", places / "b", "--output", tmp_path / "out"]
+    match = rf"expected {size + 1_000:,} bytes of free disk, found {size + 999:,} bytes"
+    with pytest.raises(InputError, match=match):
+        call(*words)
+    # Before a sweep too, which may take hours.
+    with pytest.raises(InputError, match=match):
+        call(*words, "--sweep", "t=0:1:0.5", "--dev", "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_differs_and_is_no_error_is_told(
+    places: Path, tmp_path: Path, call: Any
+) -> None:
+    shutil.copytree(places / "b", tmp_path / "long")
+    path = tmp_path / "long" / "sentence_bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_seq_length": 7}))
+    words = ["--models", places / "a", tmp_path / "long", "--output", tmp_path / "out"]
+    said = call(*words)
+    assert (
+        f"note: max_length of {tmp_path / 'long'} is 7, of {places / 'a'}" in said.err
+    )
+
+
+def test_beyond_the_models_when_asked_for(
+    places: Path, tmp_path: Path, call: Any
+) -> None:
+    words = ["--models", places / "a", places / "b", "--output", tmp_path / "out"]
+    call(*words, "--t", 1.25, "--outside", "allow")
+    a, b = (folder.load(places / name).params for name in "ab")
+    want = tree.named(merging.slerp(a, b, 1.25, outside="allow"))
+    for name, tensor in tree.named(folder.load(tmp_path / "out").params).items():
+        np.testing.assert_allclose(tensor, want[name], rtol=0, atol=1e-6)
 
 
 def test_a_failed_merge_leaves_the_earlier_one(

@@ -17,6 +17,8 @@ _DISK = {
     errno.EACCES: "a path that may be read and written",
     errno.EPERM: "a path that may be read and written",
     errno.ENOTDIR: "a folder",
+    errno.EEXIST: "a folder, or a name that is free",
+    errno.ENAMETOOLONG: "a shorter name",
     errno.ENOENT: "a path that is there or can be made",
 }
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -68,6 +68,9 @@ def new_file(path: Path) -> Iterator[TextIO]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder; it takes the place of `path` only when all went well.
 
+    Of several processes that write the same folder at once, the last one to end has
+    its place.
+
     Args:
         path: the final name; a folder that is there already is replaced.
 
@@ -84,26 +87,62 @@ def new_folder(path: Path) -> Iterator[Path]:
         >>> (root / "model" / "config.json").exists()
         True
     """
+    with scratch(path) as temporary:
+        yield temporary
+        with _alone(path):
+            _restore(path)
+            old = _old(path)
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+            if old.exists():
+                shutil.rmtree(old)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Make a temporary folder beside `path`, and remove it in the end.
+
+    It is locked for as long as it is used. So what killed processes left beside `path`
+    is removed first, and what another one still works in is not; nor is anything on
+    storage without locks, which cannot tell.
+
+    Args:
+        path: what the folder is for; need not be there.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        OSError: the parent cannot be written to.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "model"
+        >>> with scratch(path) as folder:
+        ...     folder.parent == path.parent
+        True
+        >>> list(path.parent.iterdir())
+        []
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = path.with_name(f".{path.name}.old.tmp")
-    if old.exists() and not path.exists():
-        os.replace(old, path)  # killed between the two renames below
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)  # of a killed process
-    temporary = Path(
-        tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    )
+    with _alone(path):
+        _restore(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            # With another dot in it, it is that of a longer name.
+            if "." not in left.name[len(path.name) + 2 : -len(".tmp")]:
+                _remove_unless_held(left)
+        temporary = Path(
+            tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        )
+        descriptor = os.open(temporary, os.O_RDONLY)
+        with suppress(OSError):  # storage without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         temporary.chmod(0o755)
         yield temporary
-        if path.exists():
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
 
 
 def in_bytes(count: int) -> str:
@@ -151,3 +190,56 @@ def locked(folder: Path, expected: str, *, do: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process puts something beside `path` or into its place."""
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = _wait_for(lock)
+    while not _is_at(lock, descriptor):  # who had it before has removed it
+        os.close(descriptor)
+        descriptor = _wait_for(lock)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _wait_for(lock: Path) -> int:
+    descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o644)
+    with suppress(OSError):  # storage without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _old(path: Path) -> Path:
+    """Where a folder is while another one takes its place."""
+    return path.with_name(f".{path.name}.old.tmp")
+
+
+def _restore(path: Path) -> None:
+    """End what a process did that was killed when it replaced a folder."""
+    old = _old(path)
+    if old.exists() and path.exists():
+        shutil.rmtree(old)
+    elif old.exists():
+        os.replace(old, path)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    with suppress(OSError):  # in use, gone meanwhile, or on storage without locks
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)

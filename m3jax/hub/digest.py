@@ -14,6 +14,9 @@ _PIECE = 16 * 2**20
 def digest(name: str | Path, *, show: progress.Show = True) -> str:
     """Hash the files that hold the weights of a model.
 
+    The same weights in other files (several instead of one, or PyTorch's), in another
+    order or of another type have another hash.
+
     Args:
         name: folder, run folder or hub id.
         show: a bar of the bytes that were read, or what is told of them.

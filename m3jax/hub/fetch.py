@@ -96,13 +96,14 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     except (LocalEntryNotFoundError, OSError) as error:
         offline = constants.HF_HUB_OFFLINE
         raise InputError(
-            "a model in the cache, or a network to fetch it",
+            "a local folder, a model in the cache, or a network to fetch it",
             "neither: " + ("HF_HUB_OFFLINE is set" if offline else _first(error)),
             where=name,
-            do="Name a local folder, or try again with a network.",
+            do="No such folder is here; try again with a network.",
         ) from None
     return Path(folder)
 
 
 def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return first.removeprefix("Got: ")

@@ -1,5 +1,6 @@
 """What folders of embedding models and of rerankers have in common."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,14 @@ HEADS = {"sparse": "sparse_linear.pt", "multivec": "colbert_linear.pt"}
 # Files of some exports: of the heads, and of embedding models but not of rerankers.
 _OPTIONAL = (
     *HEADS.values(),
-    *("1_Pooling", layout.DENSE, "2_Normalize", "3_Normalize"),
+    *("1_Pooling/config.json", "2_Normalize/config.json", "3_Normalize/config.json"),
+    *(f"{layout.DENSE}/{name}" for name in ("config.json", "model.safetensors")),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     "m3jax.json",
 )
+
+# What every card of ours says.
+_MARK = "m3jax"
 
 # Numpy arrays, the default device, or the devices of a mesh.
 Where = Literal["host", "device"] | Mesh
@@ -133,7 +138,8 @@ def write_main(
     """
     sizes = weights.sizes(params, names)
     # Replacing deletes what is there, so nothing of somebody else's may be.
-    refuse_others(folder, {file.name for file in new.iterdir()})
+    written = (file for file in new.rglob("*") if file.is_file())
+    refuse_others(folder, {file.relative_to(new).as_posix() for file in written})
     tensors.write_weights(new, sizes, lambda: give(params, names), max_file=max_file)
 
 
@@ -162,23 +168,34 @@ def place_all(parts: Iterable[Part], to: Where, *, dtype: Any) -> Params:
 
 
 def refuse_others(folder: Path, ours: set[str]) -> None:
-    """Refuse to replace a folder with files that no export wrote.
+    """Refuse to replace a folder with files that no export of ours wrote.
+
+    An earlier export is known by its card; a model of somebody else is not replaced.
+
+    Args:
+        folder: what is to be replaced; need not exist.
+        ours: files that an export writes, as paths in it.
 
     Raises:
         InputError: the path is a file, or the folder holds something else.
     """
     if not folder.exists():
         return
-    expected = "a new or empty folder, or an earlier export"
+    expected = "a new or empty folder, or an earlier export of m3jax"
     if not folder.is_dir():
         raise InputError(expected, "a file", where=str(folder))
-    there = {file.name for file in folder.iterdir()}
+    files = (file for file in folder.rglob("*") if file.is_file())
+    there = {file.relative_to(folder).as_posix() for file in files}
     others = sorted(name for name in there - ours if not _is_ours(name))
     if others:
         found = f"other files: {', '.join(others[:3])}"
         raise InputError(expected, found, where=str(folder))
+    card = folder / "README.md"
+    if there and not (card.is_file() and _MARK in card.read_text("utf-8", "replace")):
+        raise InputError(expected, "a model of somebody else", where=str(folder))
 
 
 def _is_ours(name: str) -> bool:
     """Whether an export of another kind or size may have written a file."""
-    return name in _OPTIONAL or (name.startswith("model") and ".safetensors" in name)
+    weights = r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+    return name in _OPTIONAL or bool(re.fullmatch(weights, name))

@@ -136,8 +136,8 @@ def read_safetensors(path: Path) -> Stored:
     Example:
         >>> read_safetensors(Path("no.safetensors"))
         Traceback (most recent call last):
-        m3jax.core.errors.InputError: no.safetensors: expected a whole safetensors \
-file, found No such file or directory: no.safetensors
+        m3jax.core.errors.InputError: no.safetensors: expected a safetensors file, \
+found none
     """
     found = {}
     try:
@@ -264,6 +264,8 @@ def _write_file(
                     written += file.write(block.reshape(-1).view(np.uint8).data)
                 if starts[name] + written != expected:
                     raise ValueError(f"{name} has {written} bytes")
+            file.flush()
+            os.fsync(file.fileno())
         if come != list(sizes):
             raise ValueError(f"tensors {come} where {list(sizes)} were announced")
         os.replace(temporary, path)
@@ -375,4 +377,9 @@ def _split(sizes: Sizes, max_file: int) -> list[list[str]]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
+    if not path.exists():
+        return InputError("a safetensors file", "none", where=str(path))
+    if not os.access(path, os.R_OK):
+        expected = "a file that may be read"
+        return InputError(expected, "no permission to", where=str(path))
     return InputError("a whole safetensors file", str(error), where=str(path))

@@ -112,7 +112,7 @@ def sizes(params: Params, names: Names) -> dict[str, tuple[tuple[int, ...], np.d
     found = {}
     for path, leaf in tree.paths(params).items():
         shape = tuple(leaf.shape)
-        if tree.STACK in path.split("."):
+        if tree.is_stacked(path):
             shape = shape[1:]
         shape = shape[::-1] if _is_transposed(path) else shape
         for name in published_names(path, leaf.shape, names, written=True):
@@ -214,7 +214,7 @@ def find(
     plan: dict[str, list[str]] = {}
     for path, leaf in tree.paths(like).items():
         expected = tuple(leaf.shape)
-        if tree.STACK in path.split("."):
+        if tree.is_stacked(path):
             layers, expected = expected[0], expected[1:]
             # Checked before a name is made for every layer, which may fill the memory.
             if layers > len(stored):
@@ -277,7 +277,7 @@ def _read(
 ) -> np.ndarray:
     """The part of a leaf within bounds."""
     out = np.empty([len(one) for one in bounds], dtype)
-    if tree.STACK not in path.split("."):
+    if not tree.is_stacked(path):
         _copy(stored, names[0], bounds, out, _is_transposed(path))
         return out
     for place, layer in enumerate(bounds[0]):

@@ -27,22 +27,21 @@ difference: head is [2, 4] and not [2, 3]
     """
     (first, expected), *others = shapes.items()
     for label, found in others:
-        rows = [
-            _told(name, expected.get(name), found.get(name))
+        differ = [
+            name
             for name in dict.fromkeys([*expected, *found])
             if expected.get(name) != found.get(name) and not is_kept(name, keep)
         ]
-        if rows:
-            more = len(rows) - _TOLD
-            told = "; ".join(rows[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
-            count = f"{len(rows):,} difference{'s' if len(rows) > 1 else ''}"
-            lacks = all(name in expected for name in found)
+        if differ:
+            # Heads may be kept; an encoder that lacks some is another architecture.
+            lacks = all(name in expected and name not in found for name in differ)
+            heads = not any(name.startswith("encoder.") for name in differ)
             raise InputError(
                 f"the tensors of {first}",
-                f"{count}: {told}",
+                tell([_told(x, expected.get(x), found.get(x)) for x in differ]),
                 where=label,
                 do=f"What only {first} has can be kept from it with keep."
-                if lacks and not any(found[x] != expected[x] for x in found)
+                if lacks and heads
                 else "",
             )
 
@@ -55,6 +54,18 @@ def is_kept(name: str, keep: Sequence[str]) -> bool:
         True
     """
     return any(re.search(pattern, name) for pattern in keep)
+
+
+def tell(differences: Sequence[str]) -> str:
+    """The first differences, and how many there are.
+
+    Example:
+        >>> tell(["no bias", "no head", "no norm", "no scale"])
+        '4 differences: no bias; no head; no norm; and 1 more'
+    """
+    count, more = len(differences), len(differences) - _TOLD
+    told = "; ".join(differences[:_TOLD]) + (f"; and {more:,} more" if more > 0 else "")
+    return f"{count:,} difference{'s' if count > 1 else ''}: {told}"
 
 
 def _told(

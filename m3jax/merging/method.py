@@ -6,7 +6,7 @@ A published tensor is merged as
     for each round:
         sums = reduce(block, state) over all blocks     # they add up
         state = conclude(sums, state)
-    merged = combine(block, state) for each block
+    merged = combine(block, state) for each block, or one model's where it is alone
 
 where a block is any part of the tensor, the same one of every model. So a tree in
 memory (`m3jax.merging.trees`) and files that are larger than the memory are merged by
@@ -18,7 +18,7 @@ float32 would not leave six digits of an angle.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,10 +61,14 @@ class Method:
     Attributes:
         rounds: passes that look at the tensors first.
         combine: (block, state) -> merged block, elementwise.
+        alone: state -> of the first tensors of a block, whether the result is that one.
+            It is then taken as it is stored: no float32 would keep a float64, and no
+            arithmetic those numbers next to 0 that XLA takes for 0.
     """
 
     rounds: tuple[Round, ...]
     combine: Callable[[Tensors, State], jax.Array]
+    alone: Callable[[State], Iterable[jax.Array]] = lambda state: ()
 
 
 @functools.partial(jax.jit, static_argnames=("method", "number", "axes", "stacked"))
@@ -149,10 +153,12 @@ def combine(
     """
 
     def one(block: Sequence[Any], state: State) -> jax.Array:
-        return method.combine(_narrow(block), state)
+        merged = method.combine(_narrow(block), state).astype(dtype)
+        for x, alone in zip(block, method.alone(state), strict=False):
+            merged = jnp.where(alone, x.astype(dtype), merged)
+        return merged
 
-    merged = (jax.vmap(one) if stacked else one)(block, state)
-    return merged.astype(dtype)
+    return (jax.vmap(one) if stacked else one)(block, state)
 
 
 def is_traced(x: Any) -> bool:
@@ -165,11 +171,23 @@ def is_traced(x: Any) -> bool:
     return isinstance(x, Tracer)
 
 
+def has_all(weights: jax.Array) -> jax.Array:
+    """Of each model, `[k ...]`, whether it has weight 1 and the others have none.
+
+    Example:
+        >>> has_all(jnp.array([0.0, 1.0])).tolist()
+        [False, True]
+        >>> has_all(jnp.array([1.0, 1.0])).tolist()
+        [False, False]
+    """
+    return (weights == 1) & (jnp.sum(weights != 0, 0, keepdims=True) == 1)
+
+
 def times(weight: Any, x: jax.Array) -> jax.Array:
     """Weight x, and nothing where the weight is 0.
 
-    "Nothing" is -0.0, which added to any number gives that number, bit for bit. So what
-    has no weight leaves no trace, not even of an infinity.
+    "Nothing" is -0.0, which added to any number gives that number, also to -0.0. So
+    what has no weight leaves no trace, not even of an infinity.
 
     Example:
         >>> times(jnp.float32(0), jnp.array([jnp.inf])) + jnp.array([-0.0])

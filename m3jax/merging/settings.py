@@ -69,8 +69,10 @@ def of_t(t: float | jax.Array | Mapping[str, float], *, outside: Outside) -> Set
         if not is_traced(value):
             value = float(value)
             if not (math.isfinite(value) and (outside == "allow" or 0 <= value <= 1)):
-                do = "" if outside == "allow" else "Beyond the models: outside=allow."
-                raise InputError("from 0 to 1", f"{value}", where="t", do=do)
+                beyond = outside == "allow"
+                do = "" if beyond else "Beyond the models: outside=allow."
+                expected = "a number" if beyond else "from 0 to 1"
+                raise InputError(expected, f"{value}", where="t", do=do)
         rules[pattern] = {"t": jnp.asarray(value, jnp.float32)}
     return Setting(rules)
 

@@ -6,10 +6,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.merging import settings, trees
-from m3jax.merging.method import Axes, Method, Per, Round, State, Tensors, times
-from m3jax.merging.weighted import weighted
+from m3jax.merging.method import Axes, Method, Per, Round, State, Tensors, has_all
+from m3jax.merging.weighted import only, weighted
 
 # Whose cosine is beyond it, or below its negative, are interpolated linearly.
 PARALLEL = 0.9995
@@ -97,6 +98,7 @@ def multi_slerp(
     For two models of equal norms this is slerp with t = w_2. Where the weighted mean of
     directions nearly cancels (shorter than 0.016), or a tensor points away from it, it
     is sum_i w_i x_i. A zero tensor has no direction and only makes the result shorter.
+    A model of weight 0 is not looked at, and one of weight 1 comes out bit for bit.
 
     Args:
         models: with the same names and shapes.
@@ -126,7 +128,10 @@ def multi_slerp(
         [0.44, 0.44, 0.78]
     """
     setting = settings.of_weights(weights, len(models), total=total)
-    method = {"none": MULTI_SLERP, "mergekit": MEAN_DIRECTION}[compat]
+    methods = {"none": MULTI_SLERP, "mergekit": MEAN_DIRECTION}
+    if compat not in methods:
+        raise InputError(f"one of {', '.join(methods)}", f"{compat}", where="compat")
+    method = methods[compat]
     return trees.merge(method, models, setting, per=per, keep=keep)
 
 
@@ -160,7 +165,6 @@ def _arc(sums: jax.Array, state: State) -> State:
     side, away = jnp.minimum(t, 1 - t), jnp.abs(2 * t - 1)
     near = jnp.sin(2 * side * half) / (2 * sin_half * cos_half)
     far = jnp.sin(away * half) / jnp.sin(half)
-    near, far = (jnp.where(side == 0, x, y) for x, y in ((0.0, near), (1.0, far)))
     return {
         "t": t,
         "near": jnp.where(straight, side, near).astype(jnp.float32),
@@ -170,8 +174,14 @@ def _arc(sums: jax.Array, state: State) -> State:
 
 def _on_arc(block: Tensors, state: State) -> jax.Array:
     a, b = block
-    nearer = jnp.where(state["t"] >= 0.5, b, a)
-    return times(state["near"], a + b) + times(state["far"], nearer)
+    near, total = state["near"], a + b
+    # Halves lose a bit of the smallest numbers: they are for what is too large to add.
+    both = jnp.where(jnp.isinf(total), 2 * near * (a / 2 + b / 2), near * total)
+    return both + state["far"] * jnp.where(state["t"] >= 0.5, b, a)
+
+
+def _at_an_end(state: State) -> list[jax.Array]:
+    return [state["t"] == 0, state["t"] == 1]
 
 
 def _half(cos: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -187,41 +197,48 @@ def _half(cos: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _mean(sums: jax.Array, state: State) -> State:
     """The weighted mean of directions, and as weights: it, at the average length."""
     count = len(sums)
+    w = state["weights"].astype(jnp.float64)
+    w = w.reshape(count, *[1] * (sums.ndim - 2))
+    has_weight = w != 0
+    sums = jnp.where(has_weight[:, None] & has_weight[None], sums, 0.0)
     norms = jnp.sqrt(sums[jnp.arange(count), jnp.arange(count)])
     inverse = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1.0), 0.0)
     cos = sums * inverse[:, None] * inverse[None]
-    w = state["weights"].astype(jnp.float64)
-    w = w.reshape(count, *[1] * (norms.ndim - 1))
     dots = jnp.sum(cos * w[None], 1)
-    squared = jnp.sum(w * dots, 0)
-    straight = squared <= _SHORT
+    squared = jnp.sum(w * dots, 0, keepdims=True)
+    straight = (squared <= _SHORT) | jnp.any(has_all(w), 0, keepdims=True)
     length = jnp.sqrt(jnp.where(straight, 1.0, squared))
-    scale = jnp.sum(w * norms, 0) * inverse
+    scale = jnp.sum(w * norms, 0, keepdims=True) * inverse
     mean = jnp.where(straight, w, scale * w / length)
     return {
         **{"w": w, "cos": cos, "straight": straight, "length": length, "scale": scale},
         "seen": dots / length,  # cos(theta_i); 0 for a zero tensor
-        "weights": mean.astype(jnp.float32),
+        "weights": mean,
     }
 
 
 def _map(sums: jax.Array, state: State) -> State:
-    """Weights of `multi_slerp`: everything is a sum of the tensors."""
+    """Weights of `multi_slerp`: everything is a sum of the tensors.
+
+    They stay float64, and so is the sum: where directions nearly cancel they are large,
+    and float32 would leave five digits of what is left.
+    """
     found = _mean(sums, state)
     w, length, seen = found["w"], found["length"], found["seen"]
-    straight = found["straight"] | jnp.any(seen < -PARALLEL, 0)
+    straight = found["straight"] | jnp.any(seen < -PARALLEL, 0, keepdims=True)
     sin_half, cos_half = _half(jnp.where(straight, 1.0, seen))
     arc, sine = 2 * jnp.arctan2(sin_half, cos_half), 2 * sin_half * cos_half
     stretch = w * jnp.where(sine > 0, arc / jnp.where(sine > 0, sine, 1.0), 1.0)
     # v = sum_i tangent_i u_i
-    tangent = stretch - jnp.sum(stretch * seen, 0) * w / length
-    squared = jnp.sum(tangent[:, None] * tangent[None] * found["cos"], (0, 1))
+    along = jnp.sum(stretch * seen, 0, keepdims=True)
+    tangent = stretch - along * w / length
+    squared = jnp.sum(tangent[:, None] * tangent[None] * found["cos"], (0, 1))[None]
     angle = jnp.sqrt(jnp.maximum(squared, 0)).astype(jnp.float32)
     part = jnp.where(angle > 0, jnp.sin(angle) / jnp.where(angle > 0, angle, 1.0), 1.0)
     curved = found["scale"] * (jnp.cos(angle) * w / length + part * tangent)
-    return {"weights": jnp.where(straight, w, curved).astype(jnp.float32)}
+    return {"weights": jnp.where(straight, w, curved)}
 
 
-SLERP = Method((Round(products, _arc),), _on_arc)
-MULTI_SLERP = Method((Round(products, _map),), weighted)
-MEAN_DIRECTION = Method((Round(products, _mean),), weighted)
+SLERP = Method((Round(products, _arc),), _on_arc, _at_an_end)
+MULTI_SLERP = Method((Round(products, _map),), weighted, only)
+MEAN_DIRECTION = Method((Round(products, _mean),), weighted, only)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +56,9 @@ def merge(
 ) -> Params:
     """Merge parameter trees by a method; see there.
 
-    One leaf is in work at a time, and nothing of it is gathered: where leaves are
-    spread over devices, sums are of what each has, and the result stays spread.
+    Leaves are merged by programs of their own, all started at once, and nothing of them
+    is gathered: where they are spread over devices, sums are of what each has, and the
+    result stays spread.
 
     Args:
         method: the method.
@@ -74,6 +75,8 @@ def merge(
         InputError: the trees differ in names, shapes, or in a leaf of integers, or a
             regex is found in no name.
     """
+    if per not in get_args(Per):
+        raise InputError(f"one of {', '.join(get_args(Per))}", f"{per}", where="per")
     labels = {f"model {number}": one for number, one in enumerate(models, start=1)}
     if base is not None:
         labels["base"] = base

@@ -33,16 +33,19 @@ def ties(
 
         trim    d_i stays where |d_i| is among the largest, a share `density`
         elect   s = sign(sum_i w_i d_i)
-        merge   x_0 + scale sum_i w_i d_i [sign(d_i) = s] / sum_i w_i [sign(d_i) = s]
+        merge   x_0 + scale sum_i w_i d_i [a_i] / sum_i |w_i| [a_i],
+                a_i: sign(w_i d_i) = s
 
-    and x_0 where nothing stays or the sum is 0. The threshold of a trim is exact: it is
-    the n-th largest |d_i|, n = round(density size), at least 1; all that equal it stay.
+    and x_0 where nothing stays or the sum is 0. A negative weight turns a change round,
+    so what is added is never larger than scale times the largest |d_i|. The threshold
+    of a trim is exact: it is the n-th largest |d_i|, n = round(density size), at least
+    1; all that equal it stay.
 
     Args:
         base: what all of them were trained from.
         models: with its names and shapes.
-        weights: of the models, by default the same; only their ratios count. Or path
-            regex -> weights, as in `linear`.
+        weights: of the models, by default the same; only their ratios count, and a
+            negative one takes away. Or path regex -> weights, as in `linear`.
         density: share of each change that stays, above 0 and at most 1.
         scale: of what is added.
         per: what a trim is over, every published tensor or the whole tree.
@@ -57,7 +60,8 @@ def ties(
 
     Source:
         Yadav et al. 2023 (TIES-Merging, arXiv:2306.01708), whose trims are over the
-        tree; weights and trims per tensor as in mergekit.
+        tree; weights and trims per tensor as in mergekit, which divides by the sum of
+        w_i: the same but for negative weights, where that sum may come near 0.
 
     Example:
         >>> base = {"bias": jnp.zeros(3)}
@@ -157,21 +161,18 @@ def _agreed(block: Tensors, state: State) -> jax.Array:
     base, *models = block
     weights, threshold = state["weights"], state["threshold"]
     changes = [x - base for x in models]
-    changes = [
-        jnp.where(jnp.abs(change) >= threshold[i], change, 0.0)
+    terms = [
+        times(weights[i], jnp.where(jnp.abs(change) >= threshold[i], change, 0.0))
         for i, change in enumerate(changes)
     ]
-    elected = jnp.sign(sum(weights[i] * change for i, change in enumerate(changes)))
-    agree = [jnp.where(change * elected > 0, 1.0, 0.0) for change in changes]
-    share: jax.Array = sum(
-        (weights[i] * x for i, x in enumerate(agree)), start=jnp.zeros_like(base)
-    )
-    total = sum(
-        (times(weights[i] * x, changes[i]) for i, x in enumerate(agree)),
-        start=jnp.zeros_like(base),
-    )
-    mean = jnp.where(share == 0, 0.0, total / jnp.where(share == 0, 1.0, share))
-    return base + state["scale"] * mean
+    elected = jnp.sign(sum(terms))
+    total = share = jnp.zeros_like(base)
+    for i, term in enumerate(terms):
+        agrees = term * elected > 0
+        total += jnp.where(agrees, term, 0.0)
+        share += jnp.where(agrees, jnp.abs(weights[i]), 0.0)
+    step = state["scale"] * total / jnp.where(share == 0, 1.0, share)
+    return jnp.where(step == 0, base, base + step)
 
 
 TIES = Method(

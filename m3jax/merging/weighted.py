@@ -9,7 +9,7 @@ import numpy as np
 from m3jax.core.errors import InputError
 from m3jax.core.types import Params
 from m3jax.merging import settings, trees
-from m3jax.merging.method import Method, State, Tensors, is_traced, times
+from m3jax.merging.method import Method, State, Tensors, has_all, is_traced, times
 
 
 def linear(
@@ -33,7 +33,8 @@ def linear(
 
     Returns:
         A tree like the first: sums are float32, and every leaf keeps the type that it
-        has in the first model, and its sharding.
+        has in the first model, and its sharding. A model whose weight is 1 beside zeros
+        comes out bit for bit.
 
     Raises:
         InputError: the models differ in names or shapes, or in a leaf of integers; the
@@ -117,9 +118,14 @@ def cocktail_weights(
 
 
 def weighted(block: Tensors, state: State) -> jax.Array:
-    """sum_i w_i x_i; a model whose weight is 1 beside zeros comes out bit for bit."""
+    """sum_i w_i x_i, float32; the sum is in the type of the weights."""
     terms = [times(state["weights"][i], x) for i, x in enumerate(block)]
-    return sum(terms[1:], start=terms[0])
+    return sum(terms[1:], start=terms[0]).astype(jnp.float32)
+
+
+def only(state: State) -> jax.Array:
+    """Of each model, whether `weighted` gives that model."""
+    return has_all(state["weights"])
 
 
 def _added(block: Tensors, state: State) -> jax.Array:
@@ -128,5 +134,9 @@ def _added(block: Tensors, state: State) -> jax.Array:
     return sum(changes, start=base)
 
 
-LINEAR = Method((), weighted)
-TASK_ARITHMETIC = Method((), _added)
+def _nothing_added(state: State) -> list[jax.Array]:
+    return [jnp.all(state["weights"] == 0)]
+
+
+LINEAR = Method((), weighted, only)
+TASK_ARITHMETIC = Method((), _added, _nothing_added)

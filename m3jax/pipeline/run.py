@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import metadata
@@ -22,7 +22,9 @@ from m3jax.data.records import Retrieval, Similarity
 from m3jax.data.training_sets import Data
 
 
-def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
+def check_folder(
+    folder: Path, config: dict[str, Any], *, fresh: bool, later: Sequence[str] = ()
+) -> None:
     """Refuse a folder that is not a run, or a run of another config; write nothing.
 
     Args:
@@ -30,6 +32,7 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
         config: the whole config, as JSON values.
         fresh: the run is to start anew, so its config may differ. Mesh, sub-batches and
             other fields that change no result may always.
+        later: stages whose config is compared apart.
 
     Raises:
         InputError: with the fields that differ.
@@ -57,7 +60,11 @@ def check_folder(folder: Path, config: dict[str, Any], *, fresh: bool) -> None:
             where=str(folder),
             do=_ANOTHER,
         )
-    rows = configs.difference(_identity(old), _identity(config))
+    one, two = (
+        {name: x for name, x in _identity(each).items() if name not in later}
+        for each in (old, config)
+    )
+    rows = configs.difference(one, two)
     if rows:
         raise InputError(
             "the config that this run was made with",
@@ -160,12 +167,28 @@ def open_folder(
                 where=str(folder),
                 do="Restore the files, or start the run anew with --fresh.",
             )
+        _change(folder, config, lineage)
         _add_start(path)
         return
     files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     found = {name: each | of_parents.get(name, {}) for name, each in lineage.items()}
     whole = {"stages": found, "git": _git(), "versions": _versions()}
     files.write_text(path, json.dumps(whole, indent=2) + "\n")
+
+
+def _change(folder: Path, config: dict[str, Any], lineage: dict[str, Any]) -> None:
+    """Note another config of the stages that `check_folder` did not compare."""
+    saved, about = folder / "config.json", folder / "lineage.json"
+    old = json.loads(saved.read_text(encoding="utf-8"))
+    one, two = _identity(old), _identity(config)
+    changed = [name for name in config if one[name] != two[name]]
+    if not changed:
+        return
+    told = json.loads(about.read_text(encoding="utf-8"))
+    told["stages"] |= {name: lineage[name] for name in changed}
+    files.write_text(about, json.dumps(told, indent=2) + "\n")
+    new = old | {name: config[name] for name in changed}
+    files.write_text(saved, json.dumps(new, indent=2) + "\n")
 
 
 def _clear(folder: Path) -> None:

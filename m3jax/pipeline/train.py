@@ -28,7 +28,7 @@ from m3jax.nn.reranker import RerankerConfig
 from m3jax.pipeline import fit, report, run, trained
 from m3jax.pipeline.build import begin, build
 from m3jax.pipeline.learner import Learner, Measured, baseline, make_learner, size
-from m3jax.pipeline.merges.stage import check_merge, run_merge
+from m3jax.pipeline.merges.stage import check_again, check_merge, run_merge
 from m3jax.pipeline.origin import (
     Origin,
     check_prompts,
@@ -97,7 +97,11 @@ def run_stages(
     if merge is not None:
         config[merge[0]] = configs.to_dict(merge[1])
     begun = run.has_begun(folder)
-    run.check_folder(folder, config, fresh=fresh or not begun)
+    # What is merged in the end decides nothing before it.
+    later = [] if merge is None else [merge[0]]
+    run.check_folder(folder, config, fresh=fresh or not begun, later=later)
+    if merge is not None and begun and not fresh:
+        check_again(*merge, folder)
     # Nothing is lost where nothing was trained, under whatever config.
     fresh = fresh or not begun
     meshes = {one.name: _at(one, found, _check) for one in found}
@@ -142,7 +146,7 @@ def run_stages(
         logs = {one.name: one.logs for one in found}
         if merge is not None:
             logs[merge[0]] = folder / merge[0]
-            run_merge(*merge, found, folder, fresh=fresh)
+            run_merge(*merge, found, folder)
         if distributed.first() and len(logs) > 1:
             report.summarize(folder, logs)
     if distributed.first():

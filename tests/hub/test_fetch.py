@@ -98,7 +98,8 @@ def test_revisions(cache) -> None:
     assert fetch("owner/name", revision="v2") == two
     assert fetch("owner/name", revision=COMMITS["v2"]) == two
     assert folder.load("owner/name", revision="v2").config.encoder.layers == 2
-    with pytest.raises(InputError, match="owner/name: expected a model in the cache"):
+    match = "owner/name: expected a local folder, a model in the cache"
+    with pytest.raises(InputError, match=match):
         fetch("owner/name", revision="v3")
 
 
@@ -204,9 +205,9 @@ def test_neither_network_nor_cache(cache) -> None:
     with pytest.raises(InputError) as error:
         m3jax.Embedder.load("BAAI/bge-m3")
     assert str(error.value) == (
-        "BAAI/bge-m3: expected a model in the cache, or a network to fetch it, found "
-        "neither: HF_HUB_OFFLINE is set. Name a local folder, or try again with a "
-        "network."
+        "BAAI/bge-m3: expected a local folder, a model in the cache, or a network to "
+        "fetch it, found neither: HF_HUB_OFFLINE is set. No such folder is here; try "
+        "again with a network."
     )
 
 
@@ -218,7 +219,7 @@ def test_a_network_that_does_not_answer(cache, monkeypatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(
-        InputError, match=r"neither: Name or service not known\. Name a"
+        InputError, match=r"neither: Name or service not known\. No such"
     ):
         fetch("owner/name")
 

@@ -228,10 +228,33 @@ def test_other_files_are_never_deleted(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"found other files: thesis\.tex"):
         save(tiny(), tmp_path)
-    with pytest.raises(InputError, match="earlier export, found a file"):
+    with pytest.raises(InputError, match="earlier export of m3jax, found a file"):
         save(tiny(), tmp_path / "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", "My own words."),
+        ("1_Pooling/notes.txt", "mine"),
+        ("modelling.safetensors", "mine"),
+    ],
+)
+def test_what_is_not_ours_in_an_export_is_not_deleted(tmp_path, name, content) -> None:
+    save(tiny(), tmp_path / "model")
+    (tmp_path / "model" / name).write_text(content)
+    with pytest.raises(InputError, match="or an earlier export of m3jax, found"):
+        save(tiny(), tmp_path / "model")
+    assert (tmp_path / "model" / name).read_text() == content
+
+
+def test_a_model_of_somebody_else_is_not_deleted(tmp_path) -> None:
+    save(tiny(), tmp_path / "model")
+    (tmp_path / "model" / "README.md").unlink()
+    with pytest.raises(InputError, match="found a model of somebody else"):
+        save(tiny(), tmp_path / "model")
 
 
 def test_a_full_disk_leaves_the_earlier_export(tmp_path, monkeypatch) -> None:

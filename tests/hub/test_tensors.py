@@ -1,6 +1,7 @@
 """Tensors of a folder: one file or several, whole or damaged."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -257,7 +258,7 @@ BAD = {
     "a part is missing": (
         then(sharded, lambda folder: (folder / TWO).unlink()),
         TWO,
-        "a whole safetensors file, found No such file",
+        "a safetensors file, found none",
     ),
     "a cut bin": (then(single_bin, cut(BIN, -99)), BIN, "a whole zip archive"),
     "an empty bin": (then(single_bin, cut(BIN, 0)), BIN, "found other bytes"),
@@ -322,3 +323,25 @@ def test_a_hostile_pickle_is_refused(name, tmp_path, monkeypatch) -> None:
         read_weights(tmp_path)
     assert error.value.where == str(tmp_path / name)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda x: (done.append("fsync"), sync(x)))
+    monkeypatch.setattr(os, "replace", lambda *x: (done.append("replace"), replace(*x)))
+    write_safetensors(tmp_path / SAFE, TENSORS)
+    assert done == ["fsync", "replace"]
+
+
+def test_a_file_that_may_not_be_read_is_told_as_such(tmp_path, monkeypatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    write(tmp_path)
+    monkeypatch.setattr(safetensors, "safe_open", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="expected a file that may be read, found no"):
+        read_safetensors(tmp_path / SAFE)

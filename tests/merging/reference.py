@@ -75,8 +75,8 @@ def agreed(base, changes, w, scale):
     elected = np.sign(linear(changes, w))
     total, share = np.zeros(base.shape), np.zeros(base.shape)
     for change, x in zip(changes, w, strict=True):
-        agrees = (np.sign(change) == elected) & (change != 0)
+        agrees = (np.sign(x * change) == elected) & (x * change != 0)
         total += np.where(agrees, x * change, 0)
-        share += np.where(agrees, x, 0)
+        share += np.where(agrees, abs(x), 0)
     mean = np.divide(total, share, out=np.zeros(base.shape), where=share != 0)
     return base + scale * mean

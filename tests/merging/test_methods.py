@@ -44,6 +44,9 @@ PAIRS: dict[str, list[np.ndarray]] = {
     "tiny and equal": [random(1, (33, 17), 1e-30)] * 2,
     "tiny and large": [random(1, (33, 17), 1e-25), random(2, (33, 17), 1e3)],
     "large": [random(1, (33, 17), 1e25), random(2, (33, 17), 1e25)],
+    "too large to add": [
+        (np.cos(random(n, (33, 17), 0.3)) * 3.2e38).astype(np.float32) for n in (1, 2)
+    ],
     **{f"cosine {c}": opposite(3, c) for c in (0.9994, 0.99, -0.9, -0.99, -0.9994)},
 }
 TS = (0.0, 0.1, 0.3, 0.5, 0.9, 1.0)
@@ -138,6 +141,26 @@ def test_multi_slerp_of_two_is_slerp() -> None:
         close(found, reference.slerp([a, b], t))
 
 
+@pytest.mark.parametrize("compat", ["none", "mergekit"])
+def test_multi_slerp_is_linear_where_directions_cancel(compat: Any) -> None:
+    for cos in (-0.9996, -0.9994):  # with a mean shorter than 0.016, and longer
+        family = opposite(3, cos)
+        expected = reference.multi_slerp(family, [0.5, 0.5], compat)
+        straight = np.allclose(expected, reference.linear(family, [0.5, 0.5]))
+        assert straight == (cos < -0.9995)
+        found = merging.multi_slerp(trees(family), [0.5, 0.5], compat=compat)["x"]
+        close(found, expected)
+
+
+def test_multi_slerp_does_not_look_at_models_without_weight() -> None:
+    family = some(4)
+    expected = reference.multi_slerp([family[1], family[3]], [0.3, 0.7])
+    # Alone, this one points away from the mean, which would make the result linear.
+    family[0] = np.asarray(-expected, np.float32)
+    family[2] = np.full_like(family[2], np.inf)
+    close(merging.multi_slerp(trees(family), [0, 0.3, 0, 0.7])["x"], expected)
+
+
 def test_multi_slerp_ends_at_the_parents() -> None:
     family = some(3)
     for number, parent in enumerate(family):
@@ -155,6 +178,15 @@ def test_task_arithmetic(name: str) -> None:
     close(found, reference.task_arithmetic(base, family, w))
 
 
+def test_an_infinity_without_weight_leaves_no_trace_in_a_sum() -> None:
+    family = [*some(2), np.full((33, 17), np.inf, np.float32)]
+    w, base = [0.3, 0.7, 0.0], {"x": random(77, (33, 17))}
+    found = merging.linear(trees(family), w)["x"]
+    close(found, reference.linear(family[:2], w[:2]))
+    found = merging.task_arithmetic(base, trees(family), w)["x"]
+    close(found, reference.task_arithmetic(base["x"], family[:2], w[:2]))
+
+
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.37, 0.7, 1.0])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ties(name: str, density: float) -> None:
@@ -163,6 +195,34 @@ def test_ties(name: str, density: float) -> None:
     w = [1.0, 0.5, 2.0, 1.0, 3.0][: len(family)]
     found = merging.ties({"x": base}, trees(family), w, density=density, scale=0.8)["x"]
     close(found, reference.ties(base, family, w, density, 0.8))
+
+
+def test_a_negative_weight_of_ties_takes_away() -> None:
+    # 3 alone, since 1 is turned round; 3 and 1 as a mean; a mean below x_0.
+    shape = (33, 17)
+    zero, one, three = (np.full(shape, x, np.float32) for x in (0.0, 1.0, 3.0))
+    for changes, w, expected in (
+        ([three, one], [1.0, -0.9], 3.0),
+        ([three, -one], [1.0, -0.9], 3.9 / 1.9),
+        ([three, one], [-1.0, -1.0], -2.0),
+    ):
+        found = merging.ties({"x": zero}, trees(changes), w, density=1.0)["x"]
+        close(found, np.full(shape, expected))
+    family, base = some(5), random(77, shape)
+    w = [1.0, -0.9, 0.5, -2.0, 0.0]
+    found = merging.ties({"x": base}, trees(family), w, density=0.5)["x"]
+    close(found, reference.ties(base, family, w, 0.5, 1.0))
+    family[4] = np.full(shape, np.inf, np.float32)
+    again = merging.ties({"x": base}, trees(family), w, density=0.5)["x"]
+    np.testing.assert_array_equal(np.asarray(again), found)
+
+
+def test_ties_leaves_the_base_where_nothing_is_added() -> None:
+    base = random(77, (33, 17))
+    base[:2] = [[-0.0], [1e-40]]
+    other = base + 1
+    found = merging.ties({"x": base}, trees([other, other]), [1, -1], density=1.0)["x"]
+    assert np.asarray(found).tobytes() == base.tobytes()
 
 
 def test_ties_keeps_exactly_the_largest() -> None:
@@ -204,12 +264,10 @@ def test_cocktail_weights() -> None:
     close(cold, np.array([1.0, 0, 0]))
 
 
-def test_sums_of_many_numbers_keep_their_digits() -> None:
-    # In float32, the sum of 2 million squares that begin with a large one stands still.
-    a, b = (np.full(1 << 21, 1.0, np.float32) for _ in range(2))
-    a[0], b[1] = 3e4, 3e4
-    found = np.asarray(merging.slerp({"x": a}, {"x": b}, 0.5)["x"])
-    close(found, reference.slerp([a, b], 0.5))
+def test_products_and_their_sums_keep_their_digits() -> None:
+    # Of nearly opposite tensors 3 of the angle's digits are lost: float32 has too few.
+    a, b = opposite(3, -0.9994, (1 << 16,))
+    close(merging.slerp({"x": a}, {"x": b}, 0.5)["x"], reference.slerp([a, b], 0.5))
 
 
 def test_numpy_jax_and_jit_agree() -> None:

@@ -116,6 +116,18 @@ def test_an_angle_for_each_row_as_it_is_published(models: list[Any]) -> None:
     np.testing.assert_allclose(found[bias], expected, rtol=0, atol=1e-6)
 
 
+def test_a_mean_direction_for_each_row() -> None:
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=(3, 4)).astype(np.float32) for _ in range(3)]
+    trees = [{"up": {"kernel": x}} for x in kernels]
+    found = merging.multi_slerp(trees, [0.2, 0.3, 0.5], per="row")["up"]["kernel"]
+    expected = [
+        reference.multi_slerp(list(rows), [0.2, 0.3, 0.5])
+        for rows in zip(*(x.T for x in kernels), strict=True)
+    ]
+    np.testing.assert_allclose(found.T, expected, rtol=0, atol=1e-6)
+
+
 def test_t_and_weights_by_layer(models: list[Any]) -> None:
     a, b = models[:2]
     rules = {r"layers\.0\.": 0.0, r"layers\.1\.mlp": 1.0, "": 0.5}
@@ -135,6 +147,44 @@ def test_t_and_weights_by_layer(models: list[Any]) -> None:
     np.testing.assert_array_equal(found[word], right[word])
     bias = "encoder.layers.0.mlp.up.bias"
     np.testing.assert_allclose(found[bias], (left[bias] + right[bias]) / 2, atol=1e-7)
+
+
+END_CALLS: dict[str, Any] = {
+    "slerp": lambda a, b, w: merging.slerp(a, b, {x: y[1] for x, y in w.items()}),
+    "slerp, row": lambda a, b, w: merging.slerp(
+        a, b, {x: y[1] for x, y in w.items()}, per="row"
+    ),
+    "linear": lambda a, b, w: merging.linear([a, b], w),
+    "multi_slerp": lambda a, b, w: merging.multi_slerp([a, b], w),
+    "multi_slerp, row": lambda a, b, w: merging.multi_slerp([a, b], w, per="row"),
+    "task_arithmetic": lambda a, b, w: merging.task_arithmetic(
+        *(a, [b, b], {x: [0.0, 0.0] if y[0] else [0.3, 0.7] for x, y in w.items()})
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, np.float32) for name in END_CALLS),
+        *((name, x) for name in ("slerp", "linear") for x in ("bfloat16", np.float64)),
+        ("task_arithmetic", np.float64),
+    ],
+)
+def test_a_model_that_has_all_the_weight_keeps_its_bits(name: str, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(2, 3, 4)).astype(jnp.dtype(dtype)) for _ in range(2))
+    # Next to 0, which XLA takes for 0; a sign of 0; and what the other one has not.
+    tiny = 1e-310 if dtype == np.float64 else 1e-40
+    a[..., :3, 0] = b[..., :3, -1] = [tiny, -0.0, np.inf]
+    assert (a[..., 0, 0] > 0).all()
+    one, two = ({"layers": {"up": {"kernel": x}}} for x in (a, b))
+    rules = {r"layers\.0": [1.0, 0.0], "": [0.0, 1.0]}
+    found = END_CALLS[name](one, two, rules)["layers"]["up"]["kernel"]
+    assert found.dtype == a.dtype
+    assert np.asarray(found[0]).tobytes() == a[0].tobytes()
+    if name != "task_arithmetic":  # where b is a sum
+        assert np.asarray(found[1]).tobytes() == b[1].tobytes()
 
 
 def test_what_is_kept_stays_and_need_not_be_there(models: list[Any]) -> None:
@@ -228,6 +278,24 @@ def test_integers_have_to_agree() -> None:
 A = {"up": {"kernel": np.ones((2, 3), np.float32)}, "bias": np.ones(3, np.float32)}
 OTHER = {"up": {"kernel": np.ones((2, 4), np.float32)}, "scale": np.ones(2, np.float32)}
 BAD: dict[str, tuple[Any, str]] = {
+    "per": (
+        lambda: merging.slerp(A, A, 0.5, per="foo"),  # type: ignore[arg-type]
+        "per: expected one of tensor, tree, row, found foo",
+    ),
+    "compat": (
+        lambda: merging.multi_slerp([A, A], [0.5, 0.5], compat="foo"),  # type: ignore[arg-type]
+        "compat: expected one of none, mergekit, found foo",
+    ),
+    "no number beyond": (
+        lambda: merging.slerp(A, A, float("nan"), outside="allow"),
+        "t: expected a number, found nan",
+    ),
+    "half an encoder": (
+        lambda: merging.linear(
+            [{"encoder": A}, {"encoder": {"up": A["up"]}}], [0.5, 0.5]
+        ),
+        r"found 1 difference: no encoder\.bias$",
+    ),
     "shapes and names": (
         lambda: merging.slerp(A, OTHER, 0.5),
         r"model 2: expected the tensors of model 1, found 3 differences: "
@@ -285,6 +353,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "no regex": (
         lambda: merging.slerp(A, A, {"(": 0.5}),
         r"t: expected a regex, found '\('",
+    ),
+    "a rule of nothing": (
+        lambda: merging.slerp(A, A, {"head": 0.1, "": 0.5}),
+        "regex -> value: expected a regex that is found in .*, found 'head'",
     ),
     "no rule": (
         lambda: merging.slerp(A, A, {"bias": 0.5}),

@@ -44,4 +44,4 @@ class Merge:
     outside: Literal["refuse", "allow"] = "refuse"
     """A t below 0 or above 1 is refused, or goes on beyond the models."""
     last: int | None = None
-    """Of one finished run: merge its last so many checkpoints."""
+    """Of one finished run: merge the last so many of the checkpoints that it kept."""

@@ -25,7 +25,7 @@ from m3jax.hub.fetch import fetch
 from m3jax.hub.kind import Kind
 from m3jax.hub.layout import read_json
 from m3jax.hub.model_files import Part
-from m3jax.merging.agree import require_alike
+from m3jax.merging.agree import require_alike, tell
 from m3jax.nn.heads import Pooling
 
 _TOLD = 3
@@ -75,6 +75,8 @@ class Parent:
         parts: its files, for those who read it whole.
         tensors: our published name -> where it is.
         max_file: bytes of the largest of several files; None where there is one.
+        left_out: tensors in its files that the result lacks, because m3jax does not
+            use them; without those that follow from others.
         fingerprint: of the weights; "" where nobody asked.
     """
 
@@ -85,6 +87,7 @@ class Parent:
     parts: tuple[Part, ...]
     tensors: dict[str, Tensor]
     max_file: int | None
+    left_out: tuple[str, ...] = ()
     fingerprint: str = ""
 
 
@@ -100,8 +103,8 @@ def open_parent(
     Args:
         name: hub id, model folder or finished run.
         files: where its files are, if the name does not say.
-        pooling: for a folder that does not say.
-        like: for a folder that does not say; see `folder.load`.
+        pooling: for a folder that does not say, and no `like`.
+        like: hub id of a model whose pooling and prompts hold; see `folder.load`.
 
     Returns:
         The model.
@@ -114,8 +117,8 @@ def open_parent(
     if kind == "reranker":
         model, parts = reranker.open_parts(path)
     else:
-        model, parts = opened.open_parts(path, pooling=pooling, like=like)
-    found, shapes = {}, {}
+        model, parts = opened.open_parts(path, default_pooling=pooling, like=like)
+    found, shapes, left_out = {}, {}, []
     given = parts()
     for part in given:
         places = weights.find(part.stored, part.like, part.names, where=part.where)
@@ -124,6 +127,7 @@ def open_parent(
             for ours, theirs in zip(published, places[path_], strict=True):
                 found[ours] = Tensor(part.stored, theirs, part.where)
         shapes |= _typed(part, places)
+        left_out += _left_out(part, places)
     return Parent(
         name,
         model_files.find(fetch(path)),
@@ -132,6 +136,7 @@ def open_parent(
         tuple(given),
         found,
         _largest(given[0]),
+        tuple(left_out),
     )
 
 
@@ -164,10 +169,12 @@ def require_same(parents: Sequence[Parent], keep: Sequence[str]) -> None:
         keep: regexes of tensors that only the first has to have.
 
     Raises:
-        InputError: they are of different kinds, shapes or tokenizers; the first
-            differences are named, and the rest is counted.
+        InputError: they are of different kinds, shapes or tokenizers, where the first
+            differences are named and the rest is counted; or the layers of the first
+            one, whose types are written, are of several types.
     """
     first = parents[0]
+    _require_one_type(first)
     labels = _labels(parents)
     for label, other in list(zip(labels, parents, strict=True))[1:]:
         if other.kind != first.kind:
@@ -186,19 +193,19 @@ def require_same(parents: Sequence[Parent], keep: Sequence[str]) -> None:
         rows = configs.difference(_shape(first), _shape(other))
         if rows:
             expected = f"the same architecture as {first.name}"
-            raise InputError(expected, _some(rows), where=label)
+            raise InputError(expected, tell(rows), where=label)
 
 
 def differences(parents: Iterable[Parent]) -> list[str]:
-    """What else differs, where the first model decides; phrases.
+    """What else differs, where the first model decides, and what is lost; phrases.
 
     Args:
         parents: embedding models or rerankers.
 
     Returns:
-        One phrase a difference.
+        One phrase a difference, and one a model with tensors that the result lacks.
     """
-    first, *others = parents
+    first, *others = parents = tuple(parents)
     found = []
     for other in others:
         for what in ("prompts", "max_length"):
@@ -212,11 +219,21 @@ def differences(parents: Iterable[Parent]) -> list[str]:
         if mine != theirs:
             told = f"pooling of {other.name} is {theirs}, of {first.name} {mine}"
             found.append(f"{told}, which is taken")
+    for one in parents:
+        if one.left_out:
+            more = len(one.left_out) - _TOLD
+            told = ", ".join(one.left_out[:_TOLD])
+            told += f" and {more:,} more" if more > 0 else ""
+            told = f"the result lacks {told} of {one.name}"
+            found.append(f"{told}, which m3jax does not use")
     return found
 
 
 def twice(parents: Sequence[Parent]) -> list[str]:
     """Which models are the same one, by their fingerprints; phrases.
+
+    A fingerprint is that of files: the same weights in several files, or in PyTorch's,
+    are not known again.
 
     Args:
         parents: with fingerprints.
@@ -233,12 +250,29 @@ def twice(parents: Sequence[Parent]) -> list[str]:
 
 
 def _typed(part: Part, places: dict[str, list[str]]) -> Params:
-    """Shapes of parameters, in the types that their files have."""
+    """Shapes of parameters, in the types of their files; of layers, that of the first.
+
+    Only the types of the first model count; see `_require_one_type`.
+    """
     leaves = [
         jax.ShapeDtypeStruct(leaf.shape, np.dtype(part.stored[places[path][0]].dtype))
         for path, leaf in tree.paths(part.like).items()
     ]
     return jax.tree.unflatten(jax.tree.structure(part.like), leaves)
+
+
+def _left_out(part: Part, places: dict[str, list[str]]) -> list[str]:
+    """Tensors that we have no place for, but those that follow from others."""
+    used = {name for names in places.values() for name in names}
+    over = [name for name in part.stored if name not in used]
+    if not over:
+        return []
+    config = read_json(Path(part.where).parent / "config.json")
+    derived = ["position_ids", "inv_freq"]
+    # transformers ties unless told otherwise, but for Qwen.
+    if config.get("tie_word_embeddings", "qwen" not in config["model_type"]):
+        derived += ["lm_head.weight", "decoder.weight", "decoder.bias"]
+    return sorted(name for name in over if not name.endswith(tuple(derived)))
 
 
 def _largest(part: Part) -> int | None:
@@ -271,6 +305,21 @@ def _shape(parent: Parent) -> dict[str, Any]:
     return {name: value for name, value in encoder.items() if name not in _FREE}
 
 
+def _require_one_type(first: Parent) -> None:
+    """Refuse layers of several types: they are one leaf, which has one."""
+    for path, leaf in tree.paths(first.model.params).items():
+        one, *others = (first.tensors[x] for x in tree.published(path, leaf.shape))
+        for other in others:
+            if other.dtype != one.dtype:
+                raise InputError(
+                    f"{other.name} in {one.dtype} like {one.name}",
+                    str(other.dtype),
+                    where=first.name,
+                    do="Name another model first, or write this one in one type with "
+                    "python -m m3jax.convert.",
+                )
+
+
 def _require_tokenizer(first: Parent, other: Parent, label: str) -> None:
     mine, theirs = first.model.tokenizer, other.model.tokenizer
     one, two = (x.backend.get_vocab(with_added_tokens=True) for x in (mine, theirs))
@@ -280,14 +329,14 @@ def _require_tokenizer(first: Parent, other: Parent, label: str) -> None:
         if one.get(token) != two.get(token)
     ]
     if rows:
-        raise InputError(f"the vocabulary of {first.name}", _some(rows), where=label)
+        raise InputError(f"the vocabulary of {first.name}", tell(rows), where=label)
     rows = [
         f"another {part}"
         for part, value in _parts(mine).items()
         if _parts(theirs).get(part) != value
     ]
     if rows:
-        raise InputError(f"the tokenizer of {first.name}", _some(rows), where=label)
+        raise InputError(f"the tokenizer of {first.name}", tell(rows), where=label)
 
 
 def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -299,9 +348,3 @@ def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _id(number: int | None) -> str:
     return "missing" if number is None else f"with id {number}"
-
-
-def _some(rows: Sequence[str]) -> str:
-    more = f"; and {len(rows) - _TOLD:,} more" if len(rows) > _TOLD else ""
-    count = f"{len(rows):,} difference{'s' if len(rows) > 1 else ''}"
-    return f"{count}: {'; '.join(rows[:_TOLD])}{more}"

@@ -1,8 +1,10 @@
 """From the words of a config to a method of merging, and what it is given."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from m3jax.core.errors import InputError
 from m3jax.merging import settings, spherical, trimmed, weighted
@@ -58,17 +60,31 @@ def make_recipe(config: Merge, count: int) -> Recipe:
     _check(config, count)
     weights = tuple(config.weights) or (1.0,) * count
     if config.method == "slerp":
-        t = {**_by_regex(config.t_at, "t_at", 1), "": (config.t,)}
-        setting = settings.of_t(
-            {regex: x for regex, (x,) in t.items()}, outside=config.outside
+        setting = _setting(
+            *(config.t_at, "t_at", (config.t,)),
+            lambda rules: settings.of_t(
+                {regex: x for regex, (x,) in rules.items()}, outside=config.outside
+            ),
         )
-        told = {"t": f"{config.t:g}", **_told(config.t_at, "t"), **_told_per(config)}
+        told = {"t": f"{config.t:g}", **_told(setting, "t"), **_told_per(config)}
         return Recipe(spherical.SLERP, setting, (1 - config.t, config.t), told)
-    rules = {**_by_regex(config.weights_at, "weights_at", count), "": weights}
-    told = _told(config.weights_at, "weights")
-    if config.method in ("linear", "multi_slerp"):
-        total = config.total if config.weights else "normalise"
-        setting = settings.of_weights(rules, count, total=total)
+    mean = config.method in ("linear", "multi_slerp")
+    if mean and not config.weights:
+        weights = (1 / count,) * count
+    total: settings.Total = config.total if mean else "any"
+    scale = config.scale if config.method == "task_arithmetic" else 1.0
+
+    def of_weights(rules: Mapping[str, tuple[float, ...]]) -> settings.Setting:
+        if config.method == "ties":
+            return trimmed.setting_of(
+                rules, count, density=config.density, scale=config.scale
+            )
+        scaled = {name: [scale * x for x in each] for name, each in rules.items()}
+        return settings.of_weights(scaled, count, total=total)
+
+    setting = _setting(config.weights_at, "weights_at", weights, of_weights)
+    told = _told(setting, "weights", scale)
+    if mean:
         used = tuple(setting.rules[""]["weights"].tolist())
         if config.method == "linear":
             return Recipe(weighted.LINEAR, setting, used, told)
@@ -76,14 +92,25 @@ def make_recipe(config: Merge, count: int) -> Recipe:
         return Recipe(spherical.MULTI_SLERP, setting, used, told)
     told["scale"] = f"{config.scale:g}"
     if config.method == "task_arithmetic":
-        scaled = {x: [config.scale * one for one in each] for x, each in rules.items()}
-        setting = settings.of_weights(scaled, count, total="any")
         return Recipe(weighted.TASK_ARITHMETIC, setting, weights, told)
-    setting = trimmed.setting_of(
-        rules, count, density=config.density, scale=config.scale
-    )
     told |= {"density": f"{config.density:g}", **_told_per(config)}
     return Recipe(trimmed.TIES, setting, weights, told)
+
+
+def check_names(config: Merge, recipe: Recipe, names: Sequence[str]) -> None:
+    """Refuse regexes that are found in no name of a tensor.
+
+    Args:
+        config: the words.
+        recipe: what was made of them.
+        names: of all published tensors.
+
+    Raises:
+        InputError: names the option and the regex.
+    """
+    settings.check_regexes(config.keep, names, where="keep")
+    where = "t_at" if config.method == "slerp" else "weights_at"
+    settings.check_regexes(recipe.setting.rules, names, where=where)
 
 
 def _check(config: Merge, count: int) -> None:
@@ -117,27 +144,51 @@ def _check(config: Merge, count: int) -> None:
         raise InputError("a number", f"{config.scale}", where="scale")
 
 
+def _setting(
+    rows: Sequence[str],
+    where: str,
+    usual: tuple[float, ...],
+    make: Callable[[Mapping[str, tuple[float, ...]]], settings.Setting],
+) -> settings.Setting:
+    """What tensors are merged with: by REGEX=NUMBER,NUMBER, and all the others."""
+    found = make({"": usual})
+    if not rows:
+        return found
+    try:
+        rules = make(_by_regex(rows, where, len(usual))).rules
+    except InputError as error:
+        raise InputError(
+            error.expected, error.found, where=where, do=error.do
+        ) from None
+    return settings.Setting({**rules, **found.rules})
+
+
 def _by_regex(
     rows: Sequence[str], where: str, count: int
 ) -> dict[str, tuple[float, ...]]:
     """REGEX=NUMBER,NUMBER; a regex may have an = of its own."""
     found = {}
     for row in rows:
-        regex, sign, numbers = row.rpartition("=")
+        regex, _, numbers = row.rpartition("=")
         try:
             values = tuple(float(number) for number in numbers.split(","))
         except ValueError:
             values = ()
-        if not sign or len(values) != count:
+        if not regex or len(values) != count:
             expected = "REGEX=" + ",".join(["NUMBER"] * count)
             raise InputError(expected, repr(row), where=where)
         found[regex] = values
     return found
 
 
-def _told(rows: Sequence[str], what: str) -> dict[str, str]:
-    pairs = (row.rpartition("=") for row in rows)
-    return {f"{what} at `{regex}`": number for regex, _, number in pairs}
+def _told(setting: settings.Setting, name: str, scale: float = 1.0) -> dict[str, str]:
+    """What tensors of their own rule are merged with."""
+    told = {}
+    for regex, state in setting.rules.items():
+        values = np.atleast_1d(state[name]) / (scale or 1.0)
+        if regex:
+            told[f"{name} at `{regex}`"] = ", ".join(f"{x:.4g}" for x in values)
+    return told
 
 
 def _told_per(config: Merge) -> dict[str, str]:

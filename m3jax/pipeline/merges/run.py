@@ -2,21 +2,21 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from m3jax.core import progress
+from m3jax.core import files, progress
 from m3jax.core.errors import InputError
 from m3jax.core.files import in_bytes
 from m3jax.hub import folder, model_files, reranker
-from m3jax.merging.settings import check_regexes
+from m3jax.merging.agree import is_kept
 from m3jax.nn.heads import Pooling
 from m3jax.pipeline.merges import steps
 from m3jax.pipeline.merges.card import merged_card
@@ -29,11 +29,12 @@ from m3jax.pipeline.merges.parents import (
     twice,
     with_fingerprints,
 )
-from m3jax.pipeline.merges.recipe import Recipe, make_recipe
+from m3jax.pipeline.merges.recipe import Recipe, check_names, make_recipe
 from m3jax.pipeline.merges.stream import Job, giver, workers
 
 # What an export is made of beside its weights, and what file systems need: a guess.
 _BESIDE = 64 << 20
+_LONGEST = 200  # bytes of a name; file systems take 255, ours grow by a few
 _OURS = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
 
 Say = Callable[[str], None]
@@ -83,7 +84,7 @@ def opened(
         config: which models, and how.
         output: where the merged model will be.
         pooling: of folders that do not say.
-        like: of folders that do not say; see `folder.load`.
+        like: hub id of a model whose pooling and prompts hold; see `folder.load`.
         say: is told of what differs and is no error.
 
     Yields:
@@ -96,22 +97,24 @@ def opened(
     """
     config = _expanded(config)
     recipe = make_recipe(config, len(config.models))
-    _check_output(output, [*config.models, *([config.base] if config.base else [])])
-    with contextlib.ExitStack() as stack:
-        exported = stack.enter_context(_exported(config, output, say))
+    names = [*config.models, *([config.base] if config.base else [])]
+    _check_output(output, names)
+    with _exported(names, output, say) as exported:
         found = [
             open_parent(name, files=files, pooling=pooling, like=like)
-            for name, files in zip(config.models, exported, strict=True)
+            for name, files in zip(config.models, exported, strict=False)
         ]
         base = None
         if config.base is not None:
             own = getattr(found[0].model.config, "pooling", None)
-            base = open_parent(config.base, pooling=pooling or own, like=like)
+            base = open_parent(
+                config.base, files=exported[-1], pooling=pooling or own, like=like
+            )
         everyone = [*found, *([] if base is None else [base])]
         require_same(everyone, config.keep)
-        names = list(found[0].tensors)
-        check_regexes(config.keep, names, where="keep")
-        check_regexes(recipe.setting.rules, names, where="REGEX=")
+        _require_room(output, _size(found[0]))
+        _check_keep(config.keep, everyone)
+        check_names(config, recipe, list(found[0].tensors))
         for told in differences(everyone):
             say(f"note: {told}")
         yield Opened(config, recipe, tuple(found), base)
@@ -135,6 +138,22 @@ def changed(given: Opened, **options: Any) -> Opened:
     return dataclasses.replace(given, config=config, recipe=recipe)
 
 
+def identified(given: Opened) -> Opened:
+    """The same models with their fingerprints, for which they are read once.
+
+    Args:
+        given: the models.
+
+    Returns:
+        The models.
+    """
+    if all(one.fingerprint for one in given.parents):
+        return given
+    known, based = with_fingerprints(given.parents), given.base is not None
+    base = known[0] if based else None
+    return dataclasses.replace(given, models=tuple(known[based:]), base=base)
+
+
 def write(
     given: Opened, output: Path, *, more: str = "", say: Say = _say, block: int = 0
 ) -> None:
@@ -153,23 +172,19 @@ def write(
         OSError: the folder cannot be written to.
     """
     first = given.models[0]
-    sizes = jax.tree.leaves(first.model.params)
-    _require_room(output, sum(x.size * x.dtype.itemsize for x in sizes))
-    known = with_fingerprints(given.parents)
-    models, base = known[given.base is not None :], None
-    if given.base is not None:
-        base = known[0]
-    for told in twice(known):
+    _require_room(output, _size(first))
+    given = identified(given)
+    for told in twice(given.parents):
         say(f"warning: {told}")
     card = merged_card(
         given.config.method,
         given.recipe,
-        models,
-        base=base,
+        given.models,
+        base=given.base,
         keep=given.config.keep,
         more=more,
     )
-    total = sum(x.size for x in sizes)
+    total = sum(x.size for x in jax.tree.leaves(first.model.params))
     with (
         workers() as pool,
         progress.bar("merge", total, "numbers") as advance,
@@ -195,6 +210,8 @@ def _expanded(config: Merge) -> Merge:
         raise InputError("two models or more", "none", where="models")
     if config.last is None:
         return config
+    if config.last < 1:
+        raise InputError("1 or more", f"{config.last}", where="last")
     if len(config.models) != 1:
         expected = "one run, whose last checkpoints are merged"
         raise InputError(expected, f"{len(config.models)} models", where="last")
@@ -204,21 +221,28 @@ def _expanded(config: Merge) -> Merge:
 
 def _check_output(output: Path, names: list[str]) -> None:
     """Refuse, before anything is done, an output that cannot be written."""
-    for name in names:
-        if Path(name).exists() and output.resolve() in (
-            Path(name).resolve(),
-            model_files.find(Path(name)).resolve(),
-        ):
+    if output.name in ("", "..") or len(os.fsencode(output.name)) > _LONGEST:
+        expected = f"the name of a folder, of {_LONGEST} bytes at most"
+        raise InputError(expected, f"{output}", where="output")
+    place = next(x for x in output.resolve().parents if x.exists())
+    if not place.is_dir():
+        raise InputError("a folder to write to", "a file", where=str(place))
+    for name in (name for name in names if Path(name).exists()):
+        taken = [Path(name), model_files.find(Path(name))]
+        taken += [steps.model_of(name)] if steps.is_step(name) else []
+        if any(path.resolve().is_relative_to(output.resolve()) for path in taken):
             raise InputError("another folder than the models", name, where="output")
     model_files.refuse_others(output, _OURS)
 
 
 @contextlib.contextmanager
-def _exported(config: Merge, output: Path, say: Say) -> Iterator[list[Path | None]]:
+def _exported(
+    names: Sequence[str], output: Path, say: Say
+) -> Iterator[list[Path | None]]:
     """Folders of those models that are checkpoints; None for the others."""
-    asked = [name for name in config.models if steps.is_step(name)]
+    asked = [name for name in names if steps.is_step(name)]
     if not asked:
-        yield [None] * len(config.models)
+        yield [None] * len(names)
         return
     sizes = (
         file.stat().st_size
@@ -227,14 +251,9 @@ def _exported(config: Merge, output: Path, say: Say) -> Iterator[list[Path | Non
         if file.is_file()
     )
     _require_room(output, sum(sizes) * (len(asked) + 1) // len(asked))
-    place = output.resolve().parent
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob(f".{output.name}-steps-*"):
-        shutil.rmtree(left, ignore_errors=True)  # of a killed process
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-steps-", dir=place))
-    try:
+    with files.scratch(output.resolve()) as scratch:
         found: list[Path | None] = []
-        for number, name in enumerate(config.models):
+        for number, name in enumerate(names):
             if not steps.is_step(name):
                 found.append(None)
                 continue
@@ -242,8 +261,26 @@ def _exported(config: Merge, output: Path, say: Say) -> Iterator[list[Path | Non
             steps.export_step(name, scratch / f"{number}")
             found.append(scratch / f"{number}")
         yield found
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_keep(keep: Sequence[str], models: Sequence[Parent]) -> None:
+    """Refuse to keep what the first model lacks and another one has."""
+    first, *others = models
+    for regex in keep:
+        if any(is_kept(name, [regex]) for name in first.tensors):
+            continue
+        for other in others:
+            if any(is_kept(name, [regex]) for name in other.tensors):
+                found = f"{regex!r}, which only {other.name} has"
+                expected = f"a regex of tensors of {first.name}, from which they are"
+                do = "Name the model first from which tensors are kept."
+                raise InputError(expected, found, where="keep", do=do)
+
+
+def _size(model: Parent) -> int:
+    """Bytes of its weights."""
+    leaves = jax.tree.leaves(model.model.params)
+    return sum(x.size * x.dtype.itemsize for x in leaves)
 
 
 def _require_room(output: Path, count: int) -> None:

@@ -76,9 +76,10 @@ def model_of(step: str) -> Path:
     """The model folder that the stage of a checkpoint wrote in the end.
 
     Raises:
-        InputError: the stage has not ended.
+        InputError: there is no such checkpoint, or the stage has not ended.
     """
     stage = Path(step).resolve().parent.parent
+    _require_step(Path(step))
     for path in (stage / "model", stage.parent / "model"):
         if path.is_dir():
             return path
@@ -88,6 +89,16 @@ def model_of(step: str) -> Path:
         where=str(stage.parent),
         do="Run the same training command again to continue it to its end.",
     )
+
+
+def _require_step(step: Path) -> None:
+    if step.is_dir():
+        return
+    place = step.parent
+    there = place.iterdir() if place.is_dir() else []
+    known = sorted(int(x.name) for x in there if x.name.isdigit())
+    found = f"only {', '.join(map(str, known))}" if known else "none"
+    raise InputError("a checkpoint", found, where=f"{step}")
 
 
 def export_step(step: str, to: Path) -> None:
@@ -103,8 +114,6 @@ def export_step(step: str, to: Path) -> None:
         InputError: it is damaged, or the stage has not ended.
         OSError: the folder cannot be written to.
     """
-    if not Path(step).is_dir():
-        raise InputError("a checkpoint", "none", where=step)
     like = str(model_of(step))
     found = read_params(Path(step))
     if kind(like) == "reranker":

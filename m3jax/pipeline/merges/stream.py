@@ -78,7 +78,8 @@ def giver(
         the other.
 
     Raises:
-        InputError: a number of a model is not finite; names tensor and model.
+        InputError: a number of a model is not finite, or a merged one is too large for
+            the type of the first model; names tensor and model.
     """
     totals = functools.cache(lambda: _totals(job) if job.per == "tree" else [])
 
@@ -105,11 +106,16 @@ def _blocks(
     """The merged tensor, one block of rows after the other."""
     if is_kept(name, job.keep):
         tensor = job.first.tensors[name]
-        for first, last in _spans(tensor.shape, job.block):
-            yield tensor.rows(first, last).astype(dtype, copy=False)
-            job.advance(math.prod((last - first, *tensor.shape[1:])))
+        for span in _spans(tensor.shape, job.block):
+            part = tensor.rows(*span)
+            _require_finite(part, span, tensor, job.first)
+            yield part.astype(dtype, copy=False)
+            job.advance(part.size)
         return
-    spans = _spans(job.tensors(name)[0].shape, job.block)
+    shape = job.first.tensors[name].shape
+    spans = _spans(shape, job.block)
+    if job.per == "row" and len(shape) == 1:
+        spans = [(0, shape[0])]  # it is one row
     # What fits into a block is read once.
     read = functools.cache(functools.partial(_read, job, name))
     if len(spans) > 1:
@@ -126,6 +132,14 @@ def _blocks(
             if known is None:
                 known = _of_rows(job, name, block)
             found = combine(block, known, method=job.recipe.method, dtype=dtype)
+            if what := _wrong(found):
+                raise InputError(
+                    f"{job.first.tensors[name].name} within what {dtype} holds",
+                    f"{what} in merged rows {span[0]} to {span[1] - 1}",
+                    where=job.first.name,
+                    do="The type is that of the first model: name one of a wider type "
+                    "first, or lower weights.",
+                )
             return np.asarray(found)
 
     for block in _in_order(job.pool, merged, spans):
@@ -207,15 +221,27 @@ def _read(job: Job, name: str, span: tuple[int, int]) -> list[np.ndarray]:
     """The same rows of every model; all of them have to be numbers."""
     block = [tensor.rows(*span) for tensor in job.tensors(name)]
     for parent, tensor, part in zip(job.parents, job.tensors(name), block, strict=True):
-        if not bool(_all_finite(part)):
-            what = "NaN" if np.isnan(part.astype(np.float32)).any() else "an infinity"
-            raise InputError(
-                f"numbers in {tensor.name}",
-                f"{what} in rows {span[0]} to {span[1] - 1}",
-                where=parent.name,
-                do="Take a checkpoint from before; keep leaves a tensor out.",
-            )
+        _require_finite(part, span, tensor, parent)
     return block
+
+
+def _require_finite(
+    part: np.ndarray, span: tuple[int, int], tensor: Tensor, parent: Parent
+) -> None:
+    if what := _wrong(part):
+        raise InputError(
+            f"numbers in {tensor.name}",
+            f"{what} in rows {span[0]} to {span[1] - 1}",
+            where=parent.name,
+            do="Take a checkpoint from before; keep takes a tensor of the first model.",
+        )
+
+
+def _wrong(part: Any) -> str:
+    """What is in a block that is no number; "" where all are."""
+    if bool(_all_finite(part)):
+        return ""
+    return "NaN" if bool(jnp.isnan(part).any()) else "an infinity"
 
 
 @jax.jit

@@ -10,19 +10,19 @@ from statistics import fmean
 from typing import Any, Literal
 
 from jax.sharding import Mesh
-from rich.table import Table
 
-from m3jax.core import files, progress
+from m3jax.core import progress
 from m3jax.core.errors import InputError
-from m3jax.core.types import Params
 from m3jax.hub.model_files import place_all
 from m3jax.merging import trees
 from m3jax.pipeline.merges.config import Merge
+from m3jax.pipeline.merges.measure import Measure, Measured, require_finite
+from m3jax.pipeline.merges.parents import Parent, differences
 from m3jax.pipeline.merges.recipe import WITH_BASE, make_recipe
 from m3jax.pipeline.merges.run import Opened
+from m3jax.pipeline.run import facts
 
 _MOST = 1_000
-Score = Callable[[Params], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def parse_sweep(text: str, config: Merge) -> Sweep:
     if name not in names:
         raise wrong
     try:
-        parts = [float(x) for x in numbers.replace(":", ",").split(",")]
+        parts = [float(x) for x in numbers.split(":" if ":" in numbers else ",")]
     except ValueError:
         raise wrong from None
     if not all(map(math.isfinite, parts)):
@@ -106,6 +106,10 @@ def parse_sweep(text: str, config: Merge) -> Sweep:
     if config.method in ("linear", "multi_slerp") and len(config.models) != 2:
         expected = "two models, whose weights are 1 - t and t"
         raise InputError(expected, f"{len(config.models)}", where="sweep")
+    field = "weights" if name == "t" and config.method != "slerp" else name
+    if getattr(config, field) != getattr(Merge(), field):
+        found = f"{getattr(config, field)} beside {text}"
+        raise InputError(f"no {field} of its own in a sweep", found, where=field)
     return Sweep(name, tuple(dict.fromkeys(parts)))  # type: ignore[arg-type]
 
 
@@ -125,14 +129,17 @@ def at(config: Merge, sweep: Sweep, value: float) -> Merge:
 def run_sweep(
     given: Opened,
     sweep: Sweep,
-    dev: Score,
-    test: Score,
+    dev: Measure,
+    test: Measure,
     *,
     mesh: Mesh | None = None,
+    known: Sequence[Point] = (),
+    each: Callable[[Sequence[Point]], None] = lambda points: None,
 ) -> list[Point]:
     """Measure the models, and what they are merged to at every value.
 
-    All models are in memory, and one merged one beside them; nothing is written.
+    All models are in memory, and one merged one beside them. Every model alone is
+    measured with its own prompts and heads, a merged one with those of the first.
 
     Args:
         given: the models.
@@ -140,38 +147,51 @@ def run_sweep(
         dev: measures on the sets that select.
         test: measures on the sets that do not.
         mesh: devices that hold the models; None = the default one.
+        known: points that were measured before, by an interrupted sweep.
+        each: is told of all points so far, after every one.
 
     Returns:
         The points, the models alone first.
 
     Raises:
-        InputError: a value is refused by the method.
+        InputError: a value is refused by the method, or a model holds NaN.
     """
-    config = given.config
+    config, first, labels = given.config, given.models[0], _labels(given.models)
     recipes = {
         value: make_recipe(at(config, sweep, value), len(config.models))
         for value in sweep.values
     }
+    alone = [point for point in known if point.value is None]
+    merged = {point.value: point for point in known if point.value is not None}
     to = "device" if mesh is None else mesh
     held = [place_all(one.parts, to, dtype="float32") for one in given.parents]
+    for one, params in zip(given.parents, held, strict=True):
+        require_finite(one, params)
     base, models = (held[0], held[1:]) if config.method in WITH_BASE else (None, held)
     found: list[Point] = []
     with progress.bar("sweep", len(models) + len(recipes), "models") as advance:
 
-        def measure(label: str, value: float | None, params: Params) -> None:
-            found.append(Point(label, value, dev(params), test(params)))
+        def add(point: Point) -> None:
+            found.append(point)
+            each(found)
             advance(1)
 
-        for one, params in zip(given.models, models, strict=True):
-            measure(_short(one.name), None, params)
-        ends = {0.0: found[0], 1.0: found[-1]} if _ends_alone(config, sweep) else {}
+        for number, (one, params) in enumerate(zip(given.models, models, strict=True)):
+            if number < len(alone):
+                add(alone[number])
+                continue
+            scores = dev(one, params), test(one, params)
+            add(Point(labels[number], None, *scores))
+        ends = {0.0: found[0], 1.0: found[-1]} if _ends_alone(given, sweep) else {}
         for value, recipe in recipes.items():
             label = f"{sweep.name} = {value:g}"
             if value in ends:
-                found.append(dataclasses.replace(ends[value], label=label, value=value))
-                advance(1)
+                add(dataclasses.replace(ends[value], label=label, value=value))
                 continue
-            merged = trees.merge(
+            if value in merged:
+                add(merged[value])
+                continue
+            params = trees.merge(
                 recipe.method,
                 models,
                 recipe.setting,
@@ -179,13 +199,55 @@ def run_sweep(
                 keep=config.keep,
                 base=base,
             )
-            measure(label, value, merged)
+            add(Point(label, value, dev(first, params), test(first, params)))
     return found
 
 
-def _ends_alone(config: Merge, sweep: Sweep) -> bool:
+def about(
+    given: Opened,
+    sweep: Sweep,
+    sets: Mapping[str, Mapping[str, Measured]],
+    *,
+    max_length: int,
+) -> dict[str, Any]:
+    """What the points of a sweep depend on, as JSON values.
+
+    Args:
+        given: the models, with fingerprints.
+        sweep: what is tried.
+        sets: dev and test: title -> set.
+        max_length: tokens kept of each text.
+
+    Returns:
+        The same for two sweeps whose points are the same at the same values.
+    """
+    config = dataclasses.asdict(given.config)
+    del config[sweep.name]
+    prints = {
+        part: {title: facts(one)["fingerprint"] for title, one in each.items()}
+        for part, each in sets.items()
+    }
+    told = {
+        "name": sweep.name,
+        "merge": config,
+        "fingerprints": [one.fingerprint for one in given.parents],
+        "sets": prints,
+        "max_length": max_length,
+    }
+    return json.loads(json.dumps(told))
+
+
+def _ends_alone(given: Opened, sweep: Sweep) -> bool:
     """Whether t = 0 and t = 1 are the models themselves, bit for bit."""
-    return sweep.name == "t" and not (config.keep or config.t_at or config.weights_at)
+    config = given.config
+    mixed = config.keep or config.t_at or config.weights_at
+    return sweep.name == "t" and not mixed and not differences(given.models)
+
+
+def _labels(models: Sequence[Parent]) -> list[str]:
+    """What models are called in a table."""
+    names = [_short(one.name) for one in models]
+    return names if len({*names}) == len(names) else [one.name for one in models]
 
 
 def _short(name: str) -> str:
@@ -206,109 +268,3 @@ def best_of(points: Sequence[Point]) -> Point:
         0.5
     """
     return max((x for x in points if x.value is not None), key=lambda x: x.selects)
-
-
-def verdict(points: Sequence[Point]) -> str:
-    """In a sentence: the best merged model beside the best of the models alone.
-
-    Example:
-        >>> alone = Point("A", None, {"a": 0.5}, {"b": 0.4})
-        >>> verdict([alone, Point("t = 0.5", 0.5, {"a": 0.6}, {"b": 0.45})])
-        't = 0.5: dev 0.6000, test 0.4500; the best model alone, A: dev 0.5000, \
-test 0.4000'
-    """
-    best = best_of(points)
-    alone = max((x for x in points if x.value is None), key=lambda x: x.selects)
-
-    def scores(point: Point) -> str:
-        test = "" if point.tested is None else f", test {point.tested:.4f}"
-        return f"{point.label}: dev {point.selects:.4f}{test}"
-
-    return f"{scores(best)}; the best model alone, {scores(alone)}"
-
-
-def sweep_table(points: Sequence[Point]) -> Table:
-    """All points, and a star at the best.
-
-    Args:
-        points: of a sweep.
-
-    Returns:
-        The table, for a rich console to print.
-
-    Example:
-        >>> sweep_table([Point("t = 0", 0.0, {"a": 0.5}, {"b": 0.4})]).row_count
-        1
-    """
-    header, rows = _cells(points)
-    made = Table()
-    for number, name in enumerate(header):
-        made.add_column(
-            name, justify="left" if number == 0 else "right", overflow="fold"
-        )
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
-def sweep_card(points: Sequence[Point]) -> str:
-    """All points in Markdown, for the model card.
-
-    Example:
-        >>> print(sweep_card([Point("t = 0", 0.0, {"a": 0.5}, {})]))
-        ## Sweep
-        <BLANKLINE>
-        The dev sets selected the model (*).
-        <BLANKLINE>
-        | | dev: a |
-        | --- | ---: |
-        | t = 0 * | 0.5000 |
-    """
-    header, rows = _cells(points)
-    lines = ["## Sweep", "", "The dev sets selected the model (*).", ""]
-    lines.append(f"| {' | '.join(header)} |".replace("|  |", "| |"))
-    lines.append(f"| --- |{' ---: |' * (len(header) - 1)}")
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def write_sweep(folder: Path, sweep: Sweep, points: Sequence[Point]) -> None:
-    """Write numbers and curve: sweep.json and sweep.png.
-
-    Args:
-        folder: gets both.
-        sweep: what was tried.
-        points: what was found.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    from m3jax.pipeline.merges.sweep_plot import write_plot
-
-    folder.mkdir(parents=True, exist_ok=True)
-    best = best_of(points)
-    told = {
-        "name": sweep.name,
-        "best": best.value,
-        "points": [dataclasses.asdict(point) for point in points],
-    }
-    files.write_text(folder / "sweep.json", json.dumps(told, indent=2) + "\n")
-    write_plot(folder / "sweep.png", sweep.name, points, best)
-
-
-def _cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
-    """Names of columns, and rows."""
-    dev, test = points[0].dev, points[0].test
-    header = ["", *(f"dev: {title}" for title in dev)]
-    header += ["dev"] if len(dev) > 1 else []
-    header += [f"test: {title}" for title in test]
-    header += ["test"] if len(test) > 1 else []
-    best = best_of(points)
-    rows = []
-    for point in points:
-        numbers = [point.dev[title] for title in dev]
-        numbers += [point.selects] if len(dev) > 1 else []
-        numbers += [point.test[title] for title in test]
-        numbers += [fmean(point.test.values())] if len(test) > 1 else []
-        star = " *" if point is best else ""
-        rows.append([point.label + star, *(f"{x:.4f}" for x in numbers)])
-    return header, rows

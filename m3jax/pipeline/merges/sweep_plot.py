@@ -59,6 +59,14 @@ def write_plot(path: Path, name: str, points: "Sequence[Point]", best: "Point") 
             if point.value is None:
                 height = point.selects if point.tested is None else point.tested
                 axis.axhline(height, color="gray", linestyle=":", linewidth=0.8)
+                axis.annotate(
+                    f"{point.label} alone, mean",
+                    (values[0], height),
+                    xytext=(0, 2),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color="gray",
+                )
     axis.axvline(best.value or 0.0, color="gray", linewidth=0.8)
     axis.set(
         xlabel=_NAMES.get(name, name),

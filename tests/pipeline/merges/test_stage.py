@@ -15,10 +15,12 @@ from m3jax import merging
 from m3jax.core import tree
 from m3jax.core.errors import InputError
 from m3jax.hub import folder
+from m3jax.nn.embedding import EmbeddingConfig
 from m3jax.nn.lora import LoraConfig
 from m3jax.pipeline import flags
+from m3jax.pipeline.merges import run as merges
 from m3jax.pipeline.merges import steps
-from m3jax.pipeline.stage import Merge, Stage
+from m3jax.pipeline.stage import SCRATCH, Merge, Stage, Train
 from m3jax.pipeline.stages import split
 from m3jax.pipeline.train import run_stages
 from m3jax.training.checkpoint import read_params
@@ -122,6 +124,37 @@ def test_checkpoints_are_merged(run: Path, tmp_path: Path, call: Any) -> None:
     close(params(tmp_path / "mixed"), tree.named(merging.slerp(two, model, 0.5)))
 
 
+def test_a_base_may_be_a_checkpoint(run: Path, tmp_path: Path, call: Any) -> None:
+    at = run / "first" / "checkpoints" / "2"
+    models = [run / name / "model" for name in ("first", "second")]
+    words = ["--method", "task_arithmetic", "--base", at, "--models", *models]
+    call(*words, "--weights", 0.5, 0.25, "--output", tmp_path / "out")
+    trees = [folder.load(path).params for path in models]
+    want = merging.task_arithmetic(read_params(at), trees, [0.5, 0.25])
+    close(params(tmp_path / "out"), tree.named(want))
+
+
+def test_the_model_of_a_run_is_not_written_over(
+    run: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [run / "first" / "checkpoints" / step for step in ("2", "4")]
+    with pytest.raises(InputError, match="--output: expected another folder than the"):
+        call("--models", *at, "--output", run / "first" / "model")
+
+
+def test_room_for_checkpoints_is_asked_for_first(
+    run: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = (run / "first" / "model" / "model.safetensors").stat().st_size
+    monkeypatch.setattr(merges, "_BESIDE", 0)
+    usage = shutil.disk_usage(tmp_path)._replace(free=2 * weights)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    at = [run / "first" / "checkpoints" / step for step in ("2", "4")]
+    with pytest.raises(InputError, match="of free disk"):
+        call("--models", *at, "--output", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_low_rank_pairs_of_a_checkpoint_are_added(run: Path, tmp_path: Path) -> None:
     checkpoints = run / "second" / "checkpoints"
     raw = read_params(checkpoints / "6")
@@ -144,6 +177,9 @@ def test_the_last_checkpoints_of_a_run(run: Path, tmp_path: Path, call: Any) -> 
     close(params(tmp_path / "out"), tree.named(merging.linear(models, [0.5, 0.5])))
     with pytest.raises(InputError, match="expected 9 checkpoints, found 3: 2, 4, 6"):
         call(*words[:3], 9, *words[4:], "--output", tmp_path / "none")
+    at = run / "second" / "checkpoints"
+    with pytest.raises(InputError, match="/5: expected a checkpoint, found only 2, 4"):
+        call("--models", at / "5", at / "6", "--output", tmp_path / "none")
 
 
 def test_a_stage_may_merge_its_last_checkpoints(tmp_path: Path) -> None:
@@ -165,6 +201,18 @@ BAD: dict[str, tuple[Any, str]] = {
         Merge(("first",), method="linear", last=9),
         "both: first: expected checkpoints.keep_last of 9 or more, for last, found 3",
     ),
+    "few checkpoints": (
+        Merge(("first",), method="linear", last=3),
+        "both: first: expected 3 checkpoints or more in 4 steps, for last, found 2",
+    ),
+    "keep": (
+        Merge(("first", "second"), keep=("hed",)),
+        "both: keep: expected a regex that is found in the name of a tensor, found 'h",
+    ),
+    "regex": (
+        Merge(("first", "second"), t_at=("hed=0.1",)),
+        "both: t_at: expected a regex that is found in the name of a tensor",
+    ),
     "last of two": (
         Merge(("first", "second"), method="linear", last=2),
         "both: last: expected one of the stages first, second, found first, second",
@@ -178,6 +226,74 @@ def test_what_is_refused_before_anything_is_trained(name: str, tmp_path: Path) -
     with pytest.raises(InputError, match=message):
         run_stages({**made(tmp_path), "both": merge}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_stages_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    stages = made(tmp_path)
+    second = stages["second"]
+    assert isinstance(second, Train) and isinstance(second.model, EmbeddingConfig)
+    encoder = dataclasses.replace(
+        second.model.encoder, layers=second.model.encoder.layers + 1
+    )
+    model = dataclasses.replace(second.model, encoder=encoder)
+    stages["second"] = dataclasses.replace(second, model=model, init=SCRATCH)
+    match = "both: second: expected the architecture of first, found other values of la"
+    with pytest.raises(InputError, match=match):
+        run_stages(stages, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_merge_that_fails_costs_no_training(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / "run"
+    shutil.copytree(run, there)
+    shutil.rmtree(there / "model")
+    (there / "both" / "results.json").unlink()
+    stages = made(run.parent)
+    wrong = merges.opened
+
+    def fails(*args: Any, **options: Any) -> Any:
+        raise InputError("numbers", "NaN", where="first")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merges, "opened", fails)
+        with pytest.raises(InputError, match="both: first: expected numbers, found"):
+            run_stages(stages, there)
+    assert merges.opened is wrong
+    # Another merge is made of what was trained, and is what the run tells of itself.
+    stages["both"] = Merge(("second", "first"), method="linear", weights=(0.9, 0.1))
+    run_stages(stages, there)
+    assert "stage second is finished" in capsys.readouterr().out
+    config = json.loads((there / "config.json").read_text())
+    lineage = json.loads((there / "lineage.json").read_text())["stages"]
+    assert config["both"]["weights"] == [0.9, 0.1]
+    assert lineage["both"]["parent"] == ["second", "first"]
+    # Once it is finished, it is that one.
+    stages["both"] = Merge(("second", "first"), method="linear", weights=(0.5, 0.5))
+    match = r"other values of both\.weights: .*Remove .*/both to merge anew"
+    with pytest.raises(InputError, match=match):
+        run_stages(stages, there)
+    shutil.rmtree(there / "both")
+    run_stages(stages, there)
+    assert json.loads((there / "config.json").read_text())["both"]["weights"] == [
+        *(0.5, 0.5)
+    ]
+
+
+def test_a_stage_may_merge_with_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    there = tmp_path / "run"
+    shutil.copytree(run, there)
+    shutil.rmtree(there / "model")
+    (there / "both" / "results.json").unlink()
+    at = run / "first" / "checkpoints" / "2"
+    stages = made(run.parent)
+    stages["both"] = Merge(("second", str(at)), t=0.25)
+    run_stages(stages, there)
+    want = merging.slerp(
+        folder.load(run / "second" / "model").params, read_params(at), 0.25
+    )
+    close(params(there / "model"), tree.named(want))
 
 
 def test_a_merge_comes_last(tmp_path: Path) -> None:

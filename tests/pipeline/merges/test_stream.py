@@ -10,9 +10,15 @@ import pytest
 
 from m3jax import merging
 from m3jax.core import tree
+from m3jax.core.errors import InputError
 from m3jax.hub import folder, reranker
+from m3jax.hub.weights import Names
 from m3jax.pipeline.merges.config import Merge
+from m3jax.pipeline.merges.parents import Parent, Tensor
+from m3jax.pipeline.merges.recipe import make_recipe
 from m3jax.pipeline.merges.run import opened, write
+from m3jax.pipeline.merges.stream import Job, giver, workers
+from tests.merging import reference
 from tests.pipeline.merges import models
 
 W = (0.2, 0.3, 0.5)
@@ -21,6 +27,10 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "slerp, tree": (
         {"t": 0.3, "per": "tree"},
         lambda m: merging.slerp(m[0], m[1], 0.3, per="tree"),
+    ),
+    "slerp, tree, some kept": (
+        {"t": 0.3, "per": "tree", "keep": ("^encoder.word",)},
+        lambda m: merging.slerp(m[0], m[1], 0.3, per="tree", keep=("^encoder.word",)),
     ),
     "slerp, row": (
         {"t": 0.3, "per": "row"},
@@ -157,3 +167,84 @@ def test_the_same_files_give_the_same_bytes(family: Any, tmp_path: Path) -> None
         merge(config, tmp_path / f"{n}", block=100)
         written.append((tmp_path / f"{n}" / "model.safetensors").read_bytes())
     assert written[0] == written[1]
+
+
+def in_memory(config: Merge, block: int, *given: dict[str, Any]) -> dict[str, Any]:
+    """Tensors that are in no file, merged block by block."""
+    parents = [
+        Parent(
+            f"model {number}",
+            Path(),
+            "embedding",
+            None,
+            (),
+            {name: Tensor({name: x}, name, "") for name, x in one.items()},
+            None,
+        )
+        for number, one in enumerate(given)
+    ]
+    shapes = {
+        name: {"embedding": jax.ShapeDtypeStruct(x.shape, x.dtype)}
+        for name, x in ((x.split(".")[0], y) for x, y in given[0].items())
+    }
+    with workers() as pool:
+        job = Job(
+            make_recipe(config, 2),
+            parents,
+            parents[0],
+            config.per,
+            config.keep,
+            lambda count: None,
+            pool,
+            block,
+        )
+        give = giver(job)
+        names = Names({name: name for name in shapes})
+        return {
+            name: np.concatenate(list(blocks)) for name, blocks in give(shapes, names)
+        }
+
+
+def test_a_vector_is_one_row_however_long() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 30)).astype(np.float32)
+    config = Merge(t=0.3, per="row")
+    given = [{"up.embedding": x} for x in (a, b)]
+    found = in_memory(config, 10, *given)["up.weight"]
+    want = reference.slerp([a, b], 0.3)
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("per", ["tensor", "tree"])
+def test_sums_of_many_blocks_lose_nothing(per: Any) -> None:
+    """In float32 each of the small rows would be lost, or rounded up."""
+    a, b = np.zeros((2, 400, 2), np.float32)
+    a[:, 0] = b[:, 0] = 0.9
+    a[0], b[0] = (4096, 0), (2048, 3547)
+    given = [{"up.embedding": x} for x in (a, b)]
+    found = in_memory(Merge(t=0.5, per=per), 2, *given)["up.weight"]
+    want = reference.slerp([a, b], 0.5)
+    np.testing.assert_allclose(found, want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("number", "what"), [(np.nan, "NaN"), (-np.inf, "an inf")])
+def test_a_tensor_that_is_kept_has_to_be_of_numbers(number: float, what: str) -> None:
+    a, b = np.ones((2, 6, 2), np.float32)
+    a[3, 1] = number
+    given = [{"up.embedding": x} for x in (a, b)]
+    found = f"model 0: expected numbers in up.embedding, found {what}.* in rows 2 to 3"
+    with pytest.raises(InputError, match=found):
+        in_memory(Merge(keep=("^up",)), 4, *given)
+
+
+def test_what_is_too_large_for_the_type_of_the_first_is_refused() -> None:
+    a, b = np.ones((6, 2), np.float16), np.ones((6, 2), np.float32)
+    b[5, 1] = 1e6
+    given = [{"up.embedding": x} for x in (a, b)]
+    found = (
+        "model 0: expected up.embedding within what float16 holds, found an infinity "
+        "in merged rows 4 to 5. The type is that of the first"
+    )
+    with pytest.raises(InputError, match=found):
+        in_memory(Merge(method="linear"), 4, *given)
+    assert in_memory(Merge(method="linear"), 4, *given[::-1])["up.weight"][5, 1] > 1e5
