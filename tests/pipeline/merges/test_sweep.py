@@ -273,10 +273,15 @@ def test_a_test_set_that_selects_is_told(
     assert "note" not in call(*words, given["test"]).err
 
 
-def test_models_of_one_name_are_told_apart() -> None:
-    names = ("p/m/model", "q/m")
-    found = sweep._labels([SimpleNamespace(name=x) for x in names])  # type: ignore[list-item]
-    assert found == list(names)
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    names = [f"{tmp_path}/{name}" for name in ("p/m/model", "q/m", "q/n")]
+    for name in names:
+        Path(name).mkdir(parents=True)
+    alike, apart = (
+        sweep._labels([SimpleNamespace(name=x) for x in each])  # type: ignore[list-item]
+        for each in (names[:2], names[1:])
+    )
+    assert alike == names[:2] and apart == ["m", "n"]
 
 
 def test_of_equals_the_first_is_best() -> None:
