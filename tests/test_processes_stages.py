@@ -13,6 +13,7 @@ from tests.test_train_stages import STAGES
 
 LORA = """
 from m3jax.nn.lora import LoraConfig
+from m3jax.pipeline.stage import Merge
 from m3jax.training.objectives import MomentumConfig
 
 _three = get_config
@@ -24,6 +25,7 @@ def get_config():
         found["pairs"], objective=MomentumConfig(queue=16)
     )
     found["lora"] = dataclasses.replace(found["pairs"], lora=LoraConfig(rank=2))
+    found["merged"] = Merge(("momentum", "lora"), t=0.25)
     return found
 """
 RERANKER = """
