@@ -341,7 +341,8 @@ def test_a_failed_merge_leaves_the_earlier_one(
 
 
 _SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells ignore it
 from m3jax.hub import tensors
 from m3jax.merge import main
 blocks = tensors._blocks
@@ -370,7 +371,7 @@ def test_a_killed_merge_leaves_no_half_of_a_folder(
         assert process.stdout.readline() == b"writes\n"
         time.sleep(0.1)
         process.send_signal(number)
-        process.wait()
+        process.wait(timeout=60)
     assert not out.exists()
     # What the killed one left under its temporary name goes with the next one.
     call(*words)

@@ -187,7 +187,7 @@ def test_files_of_others_are_kept(kind, name, tmp_path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("years of work")
     first = name.split("/")[0]
-    with pytest.raises(InputError, match=f"an earlier export, found other .*{first}"):
+    with pytest.raises(InputError, match=f"export of m3jax, found other .*{first}"):
         if kind == "embedder":
             save(load(GOLDEN / "bert"), tmp_path / "model")
         else:
