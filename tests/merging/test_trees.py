@@ -245,7 +245,14 @@ CALLS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+# Their rounds are those of the others.
+SLOW = ("slerp, tree", "multi_slerp", "ties, tree")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in CALLS],
+)
 def test_on_a_mesh_leaves_stay_spread_and_nothing_is_gathered(
     models: list[Any], name: str
 ) -> None:

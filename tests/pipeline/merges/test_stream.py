@@ -83,8 +83,13 @@ def merge(config: Merge, to: Path, **options: Any) -> Any:
     return (reranker if kind == "reranker" else folder).load(to)
 
 
-@pytest.mark.parametrize("block", [0, 100])
-@pytest.mark.parametrize("name", CASES)
+# A whole tensor at once: with sums, and without.
+WHOLE = ("slerp", "linear")
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), [*((x, 100) for x in CASES), *((x, 0) for x in WHOLE)]
+)
 def test_every_method(name: str, block: int, family: Any, tmp_path: Path) -> None:
     options, expected = CASES[name]
     made, places = family
@@ -102,8 +107,11 @@ def test_every_method(name: str, block: int, family: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "name",
     [
-        *("bert", "qwen3", "simcse"),
-        *("reranker_bert", "reranker_xlmr", "reranker_qwen3_untied"),
+        *("qwen3", "simcse", "reranker_bert"),
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in ("bert", "reranker_xlmr", "reranker_qwen3_untied")
+        ),
     ],
 )
 def test_every_family(name: str, tmp_path: Path) -> None:
